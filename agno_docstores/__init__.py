@@ -1,0 +1,41 @@
+"""Document stores for Agno agents, teams and workflows: MongoDB, DynamoDB, Firestore, and memory.
+
+The stores live in distributions of their own (`agno_docstores_mongo`, `agno_docstores_dynamo`,
+`agno_docstores_firestore`); here are the errors that all of them raise, and the memory store.
+"""
+
+from agno_docstores.errors import (
+    CorruptRecordError,
+    DocstoreError,
+    InvalidIdError,
+    OwnershipError,
+    PayloadTooLargeError,
+    ProvisioningError,
+    SessionConflictError,
+    SessionNotFoundError,
+    StoreError,
+    StoreUnavailableError,
+    UnserializableValueError,
+    UnsupportedTopologyError,
+)
+from agno_docstores.memory import AsyncMemoryDocstore, MemoryDocstore, MemoryStore
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AsyncMemoryDocstore",
+    "CorruptRecordError",
+    "DocstoreError",
+    "InvalidIdError",
+    "MemoryDocstore",
+    "MemoryStore",
+    "OwnershipError",
+    "PayloadTooLargeError",
+    "ProvisioningError",
+    "SessionConflictError",
+    "SessionNotFoundError",
+    "StoreError",
+    "StoreUnavailableError",
+    "UnserializableValueError",
+    "UnsupportedTopologyError",
+]

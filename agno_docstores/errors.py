@@ -1,0 +1,130 @@
+"""What can go wrong, one class per decision that a caller can take.
+
+Every error is a `DocstoreError`; each carries what it speaks of as attributes. No message holds a credential or a
+stored value. Errors that a caller of plain Python would expect (`ValueError` for a bad id, `TypeError` for a value that
+JSON cannot hold) are those as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class DocstoreError(Exception):
+    """Base class of every error raised by a document store of this package."""
+
+
+class InvalidIdError(DocstoreError, ValueError):
+    """An id is not a non-empty `str` (or holds a lone surrogate, which no store can keep). Nothing was sent."""
+
+    def __init__(self, name: str, value: object, why: str = "must be a non-empty str") -> None:
+        self.name = name
+        self.value = value
+        super().__init__(f"{name} {why}, not {value!r}")
+
+
+class UnserializableValueError(DocstoreError, TypeError):
+    """A value that JSON cannot hold, named by its path. Nothing was written."""
+
+    def __init__(self, path: str, value: object) -> None:
+        self.path = path
+        self.type_name = type(value).__name__
+        super().__init__(f"{path} is a {self.type_name}, which cannot be stored as JSON")
+
+
+class OwnershipError(DocstoreError, PermissionError):
+    """The record belongs to another user. Nothing was written, and nothing of the record is disclosed."""
+
+    def __init__(self, kind: str, id: str, user_id: str | None) -> None:
+        self.kind = kind
+        self.id = id
+        self.user_id = user_id
+        super().__init__(f"{kind} {id!r} belongs to another user than {user_id!r}")
+
+
+class SessionNotFoundError(DocstoreError, LookupError):
+    """A run was written to a session that does not exist (any more). Save the session first."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        super().__init__(f"session {session_id!r} does not exist; save the session before its runs")
+
+
+class SessionConflictError(DocstoreError):
+    """Other writers kept winning: the write was tried `attempts` times and is not stored. Safe to try again."""
+
+    def __init__(self, what: str, attempts: int) -> None:
+        self.what = what
+        self.attempts = attempts
+        super().__init__(f"{what}: gave up after {attempts} attempts against concurrent writers; nothing was stored")
+
+
+class PayloadTooLargeError(DocstoreError, ValueError):
+    """A record larger than the store takes. Nothing was written. Sizes are bytes, as encoded for the store."""
+
+    def __init__(self, kind: str, id: str, size: int, limit: int) -> None:
+        self.kind = kind
+        self.id = id
+        self.size = size
+        self.limit = limit
+        super().__init__(f"{kind} {id!r} takes {size} bytes; this store's limit is {limit}")
+
+
+class ProvisioningError(DocstoreError):
+    """Storage is missing and was not created: `provision=False`, or the right to create it is not there."""
+
+    def __init__(self, table: str, command: str, reason: str = "does not exist") -> None:
+        self.table = table
+        self.command = command
+        super().__init__(f"storage {table!r} {reason}; create it with: {command}")
+
+
+class UnsupportedTopologyError(DocstoreError):
+    """Several documents have to change at once, and this deployment cannot (a MongoDB standalone server)."""
+
+
+class CorruptRecordError(DocstoreError):
+    """A stored record cannot be decoded. It is never read as missing: that would let the next save overwrite it."""
+
+    def __init__(self, kind: str, id: str, why: str) -> None:
+        self.kind = kind
+        self.id = id
+        super().__init__(f"{kind} {id!r} cannot be decoded: {why}")
+
+
+class StoreError(DocstoreError):
+    """The store refused an operation for a reason that trying again does not change."""
+
+    def __init__(self, operation: str, address: str, reason: str) -> None:
+        self.operation = operation
+        self.address = address
+        self.reason = reason
+        super().__init__(f"{operation} on {address} failed: {reason}")
+
+
+class StoreUnavailableError(StoreError):
+    """The store could not be reached, or did not answer in time, within the bounded retries.
+
+    `maybe_applied` tells whether a write may have taken effect although no answer came; `retryable`, whether trying
+    again within the same call is worth the time (a server that could not be found has been waited for already).
+    """
+
+    def __init__(
+        self, operation: str, address: str, reason: str, *, maybe_applied: bool = False, retryable: bool = True
+    ) -> None:
+        self.maybe_applied = maybe_applied
+        self.retryable = retryable
+        super().__init__(operation, address, reason)
+
+
+class StorageMissingError(StoreError):
+    """The table or collection is not there. Readers answer "empty" to it, writers provision and try again."""
+
+
+class Conflict(DocstoreError):
+    """A lost race: an expectation of a commit did not hold, so none of it was applied. The kernel retries on it."""
+
+    def __init__(self, refs: Sequence[Any] = ()) -> None:
+        self.refs = tuple(refs)
+        super().__init__(f"expectation failed for {', '.join(f'{r.kind} {r.id!r}' for r in self.refs) or 'the commit'}")

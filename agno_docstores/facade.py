@@ -1,0 +1,357 @@
+"""The classes that users meet: `BaseDb` and `AsyncBaseDb` over one set of domain objects.
+
+A method here is one line that names the domain method it stands for; names, parameters, defaults and docstring are
+that method's, and mypy compares them with Agno's. Nothing here knows storage. Constructors do no I/O.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, cast
+
+from agno.db.base import AsyncBaseDb, BaseDb
+
+from agno_docstores.domains.runs import Runs
+from agno_docstores.domains.sessions import Sessions
+from agno_docstores.domains.versions import Versions
+from agno_docstores.history import Histories
+from agno_docstores.io import Io, run
+from agno_docstores.kernel import Kernel
+from agno_docstores.port import Driver, Kind
+from agno_docstores.schema import KINDS
+from agno_docstores.unserved import AsyncUnserved, Unserved
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Domain = TypeVar("Domain")
+Row = dict[str, Any]
+
+#: Every table-name argument of `BaseDb`.
+TABLE_ARGUMENTS = tuple(
+    f"{name}_table"
+    for name in (
+        "session runs memory metrics eval knowledge traces spans versions components component_configs component_links "
+        "learnings schedules products sources projects tasks schedule_runs job approvals auth_tokens service_accounts "
+        "mcp_oauth_clients mcp_oauth_transactions mcp_oauth_codes mcp_oauth_refresh_tokens mcp_oauth_keys"
+    ).split()
+)
+#: Those that `AsyncBaseDb.__init__` has no parameter for, though the attribute exists or is read by name.
+_NOT_ON_ASYNC = frozenset(
+    name for name in TABLE_ARGUMENTS if name.startswith(("component_", "mcp_oauth_"))
+)
+
+
+class StoreOptions(TypedDict, total=False):
+    """Arguments that every docstore takes besides its connection.
+
+    `id`: identity of the store for AgentOS; by default derived from where the data lies, so that it survives a restart.
+    `provision`: create missing tables and indexes at the first write (True), or raise `ProvisioningError` (False).
+    `cache_bytes`: upper bound for the text of the runs that a handle keeps to save reading them again; 0 for none.
+    The rest are names of tables (collections), as `BaseDb` has them; `session_collection` and the like are accepted
+    for `session_table` and the like, because Agno's own adapters for document stores spell them so.
+    """
+
+    id: str | None
+    provision: bool
+    cache_bytes: int
+    session_table: str | None
+    runs_table: str | None
+    memory_table: str | None
+    metrics_table: str | None
+    eval_table: str | None
+    knowledge_table: str | None
+    traces_table: str | None
+    spans_table: str | None
+    versions_table: str | None
+    components_table: str | None
+    component_configs_table: str | None
+    component_links_table: str | None
+    learnings_table: str | None
+    schedules_table: str | None
+    products_table: str | None
+    sources_table: str | None
+    projects_table: str | None
+    tasks_table: str | None
+    schedule_runs_table: str | None
+    job_table: str | None
+    approvals_table: str | None
+    auth_tokens_table: str | None
+    service_accounts_table: str | None
+    mcp_oauth_clients_table: str | None
+    mcp_oauth_transactions_table: str | None
+    mcp_oauth_codes_table: str | None
+    mcp_oauth_refresh_tokens_table: str | None
+    mcp_oauth_keys_table: str | None
+    session_collection: str | None
+    runs_collection: str | None
+    memory_collection: str | None
+    metrics_collection: str | None
+    eval_collection: str | None
+    knowledge_collection: str | None
+    traces_collection: str | None
+    spans_collection: str | None
+    versions_collection: str | None
+    learnings_collection: str | None
+    schedules_collection: str | None
+    schedule_runs_collection: str | None
+
+
+MakeDriver = Callable[[Mapping[str, Kind], Mapping[str, str]], Driver]
+#: The physical name of a table: given its name, and whether the user chose it.
+Naming = Callable[[str, bool], str]
+
+
+@dataclass(frozen=True, slots=True)
+class StorePlugin:
+    """What an entry point of the group `agno_docstores.stores` announces."""
+
+    name: str
+    sync: type[Docstore]
+    asynchronous: type[AsyncDocstore]
+
+
+def blocking(method: Callable[Concatenate[Domain, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Docstore, P], R]:
+    """A sync method that runs a domain's coroutine to its end. It never suspends: the gateway is a blocking one."""
+    domain = method.__qualname__.split(".")[0]
+
+    @functools.wraps(method)
+    def call(self: Docstore, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return run(method(self._engine.domains[domain], *args, **kwargs))
+
+    return call
+
+
+def awaiting(
+    method: Callable[Concatenate[Domain, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[AsyncDocstore, P], Coroutine[Any, Any, R]]:
+    """A coroutine function that awaits a domain's: real `async def`, which Agno looks for before it awaits."""
+    domain = method.__qualname__.split(".")[0]
+
+    @functools.wraps(method)
+    async def call(self: AsyncDocstore, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return await method(self._engine.domains[domain], *args, **kwargs)
+
+    return call
+
+
+class Engine:
+    """What the two facades share: driver, kernel, domains, table names, identity."""
+
+    def __init__(self, driver: Driver, naming: Naming, provision: bool, cache_bytes: int) -> None:
+        self.driver = driver
+        self.naming = naming
+        self.kernel = Kernel(driver, provision=provision)
+        histories = Histories(self.kernel, cache_bytes=cache_bytes)
+        self.domains: dict[str, Any] = {
+            "Sessions": Sessions(self.kernel, histories),
+            "Runs": Runs(self.kernel, histories),
+            "Versions": Versions(self.kernel),
+            "Engine": self,
+        }
+        self.table_names: dict[str, str] = {}
+
+    async def table_exists(self, table_name: str) -> bool:
+        """Whether the physical table or collection behind this name exists. 1 request."""
+        physical = self.table_names.get(table_name) or self.naming(table_name, True)
+        return await self.kernel.exists(physical)
+
+    async def _create_all_tables(self) -> None:
+        """Create all storage now and wait until it is ready. Idempotent; AgentOS calls it at startup."""
+        await self.kernel.provision_all(KINDS.values())
+
+    async def close(self) -> None:
+        """Close the clients that this object created; a client that was handed in stays open."""
+        await self.kernel.close()
+
+
+def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Table names, and the other options; resolves the two spellings of a table name."""
+    tables: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for name, value in options.items():
+        table = name.removesuffix("_collection") + "_table" if name.endswith("_collection") else name
+        if table not in TABLE_ARGUMENTS:
+            others[name] = value
+            continue
+        if value is None:
+            continue
+        if table in tables:
+            raise ValueError(f"{table} was given twice: as {table} and as {table.removesuffix('_table')}_collection")
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"{name} must be a non-empty str, not {value!r}")
+        tables[table] = value
+    unknown = others.keys() - {"id", "provision", "cache_bytes"}
+    if unknown:
+        raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
+    return tables, others
+
+
+def _attribute(argument: str) -> str:
+    """The attribute of `BaseDb` that a table-name argument sets."""
+    singular = {"traces_table": "trace_table", "spans_table": "span_table"}
+    return singular.get(argument, argument) + "_name"
+
+
+def _engine(
+    db: Any, make_driver: MakeDriver, naming: Naming, tables: Mapping[str, Any], options: Mapping[str, Any]
+) -> Engine:
+    chosen = {getattr(db, _attribute(argument)) for argument in tables}
+    if "session_table" in tables:
+        chosen.add(db.runs_table_name)  # Agno derives it from the session table's name
+    names = {getattr(db, _attribute(a)) for a in TABLE_ARGUMENTS if hasattr(db, _attribute(a))}
+    physical = {name: naming(name, name in chosen) for name in names}
+    engine = Engine(
+        make_driver(KINDS, {kind.name: physical[getattr(db, kind.table)] for kind in KINDS.values()}),
+        naming,
+        options.get("provision", True),
+        options.get("cache_bytes", 64_000_000),
+    )
+    engine.table_names = physical
+    return engine
+
+
+def store_id(store: str, identity: tuple[str, ...]) -> str:
+    """An id that the same storage always gets, in every process, and no other storage."""
+    digest = hashlib.sha256("\x00".join(identity).encode()).hexdigest()[:20]
+    return f"{store}-{digest}"
+
+
+def _as_named(name: str, custom: bool) -> str:
+    return name
+
+
+class Docstore(Unserved, BaseDb):
+    """Base of the sync document stores."""
+
+    def __init__(
+        self,
+        make_driver: MakeDriver,
+        *,
+        identity: tuple[str, ...],
+        naming: Naming = _as_named,
+        settings: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        tables, others = _split(options)
+        BaseDb.__init__(self, **tables, id=others.get("id"))
+        self._engine = _engine(self, make_driver, naming, tables, others)
+        self._settings = dict(settings or {})
+        self.id = others.get("id") or store_id(self._engine.driver.store, identity)
+
+    @property
+    def io(self) -> Io:
+        """The gateway: `io.calls` counts requests by operation, `io.hooks` sees each of them."""
+        return self._engine.driver.io
+
+    def to_dict(self) -> Row:
+        """Id, table names and where the data lies: what `from_dict` needs. No credentials."""
+        return {**super().to_dict(), **self._settings}
+
+    @classmethod
+    def from_dict(cls, data: Row) -> BaseDb:
+        """The store of a `to_dict`; credentials come from the environment. Unknown keys are ignored."""
+        return cls(**_known(cls, data))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r}, at={self._engine.driver.address()!r})"
+
+    table_exists = blocking(Engine.table_exists)
+    _create_all_tables = blocking(Engine._create_all_tables)
+    close = blocking(Engine.close)
+
+    get_latest_schema_version = blocking(Versions.get_latest_schema_version)
+    upsert_schema_version = blocking(Versions.upsert_schema_version)
+
+    get_session = blocking(Sessions.get_session)
+    get_sessions = blocking(Sessions.get_sessions)
+    upsert_session = blocking(Sessions.upsert_session)
+    upsert_sessions = blocking(Sessions.upsert_sessions)
+    rename_session = blocking(Sessions.rename_session)
+    delete_session = blocking(Sessions.delete_session)
+    delete_sessions = blocking(Sessions.delete_sessions)
+    reassign_session_owner = blocking(Sessions.reassign_session_owner)
+    insert_session_if_absent = blocking(Sessions.insert_session_if_absent)
+
+    get_run = blocking(Runs.get_run)
+    get_runs = blocking(Runs.get_runs)
+    upsert_run = blocking(Runs.upsert_run)
+    delete_run = blocking(Runs.delete_run)
+    delete_runs = blocking(Runs.delete_runs)
+    cancel_pending_run = blocking(Runs.cancel_pending_run)
+    update_run_in_session = blocking(Runs.update_run_in_session)
+    append_run_to_session_if_absent = blocking(Runs.append_run_to_session_if_absent)
+
+
+class AsyncDocstore(AsyncUnserved, AsyncBaseDb):
+    """Base of the async document stores."""
+
+    def __init__(
+        self,
+        make_driver: MakeDriver,
+        *,
+        identity: tuple[str, ...],
+        naming: Naming = _as_named,
+        settings: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        tables, others = _split(options)
+        accepted = {name: value for name, value in tables.items() if name not in _NOT_ON_ASYNC}
+        AsyncBaseDb.__init__(self, id=others.get("id"), **accepted)
+        for name in _NOT_ON_ASYNC:
+            setattr(self, _attribute(name), tables.get(name) or f"agno_{name.removesuffix('_table')}")
+        self._engine = _engine(self, make_driver, naming, tables, others)
+        self._settings = dict(settings or {})
+        self.id = others.get("id") or store_id(self._engine.driver.store, identity)
+
+    @property
+    def io(self) -> Io:
+        """The gateway: `io.calls` counts requests by operation, `io.hooks` sees each of them."""
+        return self._engine.driver.io
+
+    def to_dict(self) -> Row:
+        """Id, table names and where the data lies: what `from_dict` needs. No credentials."""
+        return {**super().to_dict(), **self._settings}
+
+    @classmethod
+    def from_dict(cls, data: Row) -> AsyncBaseDb:
+        """The store of a `to_dict`; credentials come from the environment. Unknown keys are ignored."""
+        return cls(**_known(cls, data))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(id={self.id!r}, at={self._engine.driver.address()!r})"
+
+    table_exists = awaiting(Engine.table_exists)
+    _create_all_tables = awaiting(Engine._create_all_tables)
+    close = awaiting(Engine.close)
+
+    get_latest_schema_version = awaiting(Versions.get_latest_schema_version)
+    upsert_schema_version = awaiting(Versions.upsert_schema_version)
+
+    get_session = awaiting(Sessions.get_session)
+    get_sessions = awaiting(Sessions.get_sessions)
+    upsert_session = awaiting(Sessions.upsert_session)
+    upsert_sessions = awaiting(Sessions.upsert_sessions)
+    rename_session = awaiting(Sessions.rename_session)
+    delete_session = awaiting(Sessions.delete_session)
+    delete_sessions = awaiting(Sessions.delete_sessions)
+    reassign_session_owner = awaiting(Sessions.reassign_session_owner)
+    insert_session_if_absent = awaiting(Sessions.insert_session_if_absent)
+
+    get_run = awaiting(Runs.get_run)
+    get_runs = awaiting(Runs.get_runs)
+    upsert_run = awaiting(Runs.upsert_run)
+    delete_run = awaiting(Runs.delete_run)
+    delete_runs = awaiting(Runs.delete_runs)
+    cancel_pending_run = awaiting(Runs.cancel_pending_run)
+    update_run_in_session = awaiting(Runs.update_run_in_session)
+    append_run_to_session_if_absent = awaiting(Runs.append_run_to_session_if_absent)
+
+
+def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:
+    """The entries of a `to_dict` that the constructor takes."""
+    own = set(cast(Any, cls.__init__).__code__.co_varnames) | set(StoreOptions.__annotations__)
+    own -= {"self", "options"}
+    return {name: value for name, value in data.items() if name in own and value is not None}

@@ -1,0 +1,384 @@
+"""The history of a session: its runs in order, cached so that a read moves only what changed.
+
+Every write of a run takes the next *revision* of the session's history. Where a commit can span records (DynamoDB,
+Firestore) the run and the revision are one commit, so whoever reads revision R first and the runs after it sees every
+run up to R. Where it cannot (MongoDB without transactions) the revision is taken first and the run written after it:
+
+- a reader may see R before run R is there, and a writer may die in between. So a cache believes only what it saw
+  without a gap (`_believed`), and asks again for everything above. A gap costs one small read, never a run.
+- a gap is closed when later runs have been there for longer than a writer may take: a writer that has not finished
+  within `WRITE_LEASE` of taking a revision takes another one.
+
+Rewriting a run takes a new revision and notes the one it replaces; deleting one is rewriting it as a tombstone, which
+other processes' caches see like any change, and which expires. An *incarnation*, drawn when the session is created,
+marks its runs, so that a run written by a straggler after a session was deleted never shows up in the next session of
+that id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agno_docstores.codec import Json
+from agno_docstores.errors import Conflict, OwnershipError, SessionNotFoundError
+from agno_docstores.kernel import Kernel
+from agno_docstores.port import Condition, Delete, Eq, Expect, FieldValue, In, Put, Ref, Span, Stored
+from agno_docstores.schema import HISTORIES, RUNS, SESSIONS
+
+log = logging.getLogger("agno_docstores")
+
+WRITE_LEASE = 120  # seconds a writer has between taking a revision and storing its run
+GRACE = 600  # seconds after which a revision that never appeared is given up; clocks may differ by the rest
+TOMBSTONE_LIFE = 7 * 86_400  # seconds that a deleted run is remembered for other processes' caches
+CACHE_LIFE = 86_400  # seconds after which a cached history that was not looked at is dropped; far below the above
+
+
+def session_ref(session_id: str) -> Ref:
+    return Ref(SESSIONS.name, session_id)
+
+
+def history_ref(session_id: str) -> Ref:
+    return Ref(HISTORIES.name, session_id)
+
+
+def run_ref(run_id: str, session_id: str | None = None, order: int | None = None) -> Ref:
+    return Ref(RUNS.name, run_id, session_id, order)
+
+
+def live(run: Stored | None) -> bool:
+    """Whether this is a run, and not nothing or the tombstone of one."""
+    return run is not None and not run.fields.get("deleted")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDraft:
+    """What a decision about a run comes to: the new fields and body, and the run_index asked for (for a new run)."""
+
+    fields: Mapping[str, FieldValue]
+    run_data: Json
+    run_index: int | None = None
+    expires_at: int | None = None
+    #: Fields of the session's own record and body that change together with the run.
+    session: tuple[Mapping[str, FieldValue], Mapping[str, Json]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CachedHistory:
+    """Runs of one session by id, complete and current up to the revision `believed`. Replaced whole, never changed."""
+
+    incarnation: str
+    believed: int
+    runs: dict[str, Stored]
+    checked_at: int
+    size: int
+
+    def ordered(self) -> list[Stored]:
+        return sorted(self.runs.values(), key=_position)
+
+
+def _position(run: Stored) -> tuple[int, int, str]:
+    index, created = run.fields.get("run_index"), run.fields.get("created_at")
+    return (
+        index if isinstance(index, int) else 0,
+        created if isinstance(created, int) else 0,
+        run.ref.id,
+    )
+
+
+class Histories:
+    """The histories of one docstore. `cache_bytes` bounds the text of the runs that are kept."""
+
+    def __init__(self, kernel: Kernel, *, cache_bytes: int = 64_000_000, cache_sessions: int = 256) -> None:
+        self.kernel = kernel
+        self._cache_bytes = cache_bytes
+        self._cache_sessions = cache_sessions
+        self._cache: OrderedDict[str, CachedHistory] = OrderedDict()
+
+    # --- Reading ----------------------------------------------------------------------------------------------------
+
+    async def heads(self, session_id: str) -> tuple[Stored | None, Stored | None]:
+        """The session's record and its history's, read now. 1 request. A session being deleted is not there."""
+        session, head = await self.kernel.get_many([session_ref(session_id), history_ref(session_id)])
+        self.kernel.recent.note(session_ref(session_id), session)
+        self.kernel.recent.note(history_ref(session_id), head)
+        if head is not None and head.fields.get("deleting"):
+            return None, head
+        return session, head
+
+    async def load(self, session_id: str, head: Stored) -> list[Stored]:
+        """All runs in order, `head` having been read before. 0 requests if the cache is current, else those of the
+        runs that changed; without a cache, all of them."""
+        known = self._known(session_id, head)
+        if known is None:
+            runs = await self.kernel.span(Span(RUNS.name, "order", (session_id,)))
+            known = self._merged(_nothing_of(head), runs, head)
+        elif known.believed < _int(head, "revision"):
+            known = await self._caught_up(session_id, known, head)
+        self._remember(session_id, replace(known, checked_at=self.kernel.now()))
+        return known.ordered()
+
+    async def last(self, session_id: str, head: Stored, where: tuple[Condition, ...], limit: int) -> list[Stored]:
+        """The last `limit` runs that satisfy the conditions, oldest first. From the cache if there is one; else a scan
+        from the end that reads little more than those."""
+        if limit <= 0:
+            return []
+        conditions = (*where, Eq("incarnation", head.fields["incarnation"]))  # type: ignore[arg-type]
+        if self._known(session_id, head) is not None:
+            runs = await self.load(session_id, head)
+            return [run for run in runs if all(c.holds(run.fields) for c in conditions)][-limit:]
+        span = Span(RUNS.name, "order", (session_id,), descending=True, limit=limit, where=conditions)
+        runs = [run for run in await self.kernel.span(span) if live(run)]
+        return sorted(runs, key=_position)
+
+    async def _caught_up(self, session_id: str, known: CachedHistory, head: Stored) -> CachedHistory:
+        changed = await self.kernel.span(Span(RUNS.name, "changes", (session_id,), low=known.believed + 1))
+        return self._merged(known, changed, head)
+
+    def _known(self, session_id: str, head: Stored) -> CachedHistory | None:
+        known = self._cache.get(session_id)
+        if known is None or known.incarnation != head.fields.get("incarnation"):
+            return None
+        if known.checked_at + CACHE_LIFE < self.kernel.now() or known.believed > _int(head, "revision"):
+            return None
+        return known
+
+    def _merged(self, known: CachedHistory, changed: list[Stored], head: Stored) -> CachedHistory:
+        runs = dict(known.runs)
+        size = known.size
+        own = [run for run in changed if run.fields.get("incarnation") == known.incarnation]
+        for run in own:
+            before = runs.pop(run.ref.id, None)
+            size -= _size(before)
+            if live(run):
+                runs[run.ref.id] = run
+                size += _size(run)
+        return CachedHistory(known.incarnation, self._believed(known, own, head), runs, self.kernel.now(), size)
+
+    def _believed(self, known: CachedHistory, changed: list[Stored], head: Stored) -> int:
+        """Up to which revision nothing can be missing, `changed` having been read after `head`."""
+        revision = _int(head, "revision")
+        if self.kernel.driver.atomic:
+            return revision
+        accounted = {_int(run, name) for run in changed for name in ("revision", "replaces")}
+        settled = self.kernel.now() - GRACE
+        old = [_int(run, "revision") for run in changed if _int(run, "updated_at") < settled]
+        for number in range(max([known.believed, *old]) + 1, revision + 1):
+            if number not in accounted:
+                return number - 1
+        return revision
+
+    def _remember(self, session_id: str, history: CachedHistory) -> None:
+        self._cache[session_id] = history
+        self._cache.move_to_end(session_id)
+        total = sum(entry.size for entry in list(self._cache.values()))
+        while self._cache and (total > self._cache_bytes or len(self._cache) > self._cache_sessions):
+            try:
+                _, dropped = self._cache.popitem(last=False)
+            except KeyError:  # another thread emptied it meanwhile
+                break
+            total -= dropped.size
+
+    def forget(self, session_id: str) -> None:
+        self._cache.pop(session_id, None)
+        self.kernel.recent.forget(session_ref(session_id))
+        self.kernel.recent.forget(history_ref(session_id))
+
+    def begin(self, session_id: str, head: Stored) -> None:
+        """A session was created just now: its history is known to be empty."""
+        self._remember(session_id, replace(_nothing_of(head), checked_at=self.kernel.now()))
+
+    # --- Writing ----------------------------------------------------------------------------------------------------
+
+    async def write_run(
+        self,
+        run_id: str,
+        session_id: str,
+        user_id: str | None,
+        decide: Callable[[Stored | None, Stored], RunDraft | None],
+        *,
+        look_first: bool = False,
+    ) -> Stored | None:
+        """Store a run under the condition that its session is unowned or `user_id`'s; the run as stored.
+
+        `decide(existing, head)` says what to store, or None for nothing; it may be called again. A run that exists stays
+        in the session it is in. Assumes that an unknown run is new, unless `look_first`. Order and revision come from
+        the session's history. Raises `SessionNotFoundError`, `OwnershipError`. 1 request where the history was read by
+        this handle before and commits are atomic, 2 otherwise.
+        """
+
+        async def attempt(fresh: bool) -> Stored | None:
+            existing, head, current = await self._before_write(run_id, session_id, user_id, fresh or look_first)
+            draft = decide(existing if live(existing) else None, head)
+            if draft is None:
+                return None
+            return await self._store(run_id, current, existing, head, user_id, draft)
+
+        async with self.kernel.io.lock(f"history/{session_id}"):
+            return await self.kernel.transact(f"write of run {run_id!r} to session {session_id!r}", attempt)
+
+    async def _before_write(
+        self, run_id: str, session_id: str, user_id: str | None, look: bool
+    ) -> tuple[Stored | None, Stored, str]:
+        """The run as it is, the head of its session's history, and that session's id: remembered, or read."""
+        head = self.kernel.recent.get(history_ref(session_id))
+        existing: Stored | None = None
+        known = None
+        if not look and isinstance(head, Stored):
+            known = self._known(session_id, head)
+            existing = known.runs.get(run_id) if known is not None else None
+        if look or not isinstance(head, Stored) or not self._may_write(head, user_id):
+            # Nothing is refused on remembered state: the owner may have changed since.
+            existing, head = await self.kernel.get_many([run_ref(run_id), history_ref(session_id)])
+            self.kernel.recent.note(history_ref(session_id), head)
+        if live(existing) and existing is not None and existing.fields["session_id"] != session_id:
+            session_id = str(existing.fields["session_id"])
+            head = await self.kernel.get(history_ref(session_id))
+        if head is None or head.fields.get("deleting"):
+            raise SessionNotFoundError(session_id)
+        if not self._may_write(head, user_id):
+            raise OwnershipError("session", session_id, user_id)
+        if live(existing) and existing is not None and not _owned_or_free(existing, user_id):
+            raise OwnershipError("run", run_id, user_id)
+        return existing, head, session_id
+
+    @staticmethod
+    def _may_write(head: Stored, user_id: str | None) -> bool:
+        return _owned_or_free(head, user_id) and not head.fields.get("deleting")
+
+    async def _store(
+        self, run_id: str, session_id: str, existing: Stored | None, head: Stored, user_id: str | None, draft: RunDraft
+    ) -> Stored:
+        keeps_place = existing is not None and (live(existing) or bool(draft.fields.get("deleted")))
+        if existing is not None and existing.fields.get("incarnation") != head.fields["incarnation"]:
+            keeps_place = False  # left behind by a session that had this id before
+        step = 0
+        if not keeps_place:
+            step = max(1, (draft.run_index if draft.run_index is not None else -1) + 1 - _int(head, "next_index"))
+        if self.kernel.driver.atomic:
+            after = replace(
+                head,
+                fields={
+                    **head.fields,
+                    "revision": _int(head, "revision") + 1,
+                    "next_index": _int(head, "next_index") + step,
+                },
+            )
+        else:
+            after = await self._take_revision(session_id, head, user_id, step)
+        started = self.kernel.io.now()
+        index = _int(existing, "run_index") if keeps_place and existing is not None else _int(after, "next_index") - 1
+        fields: dict[str, FieldValue] = {
+            **draft.fields,
+            "session_id": session_id,
+            "run_index": index,
+            "revision": after.fields["revision"],
+            "replaces": existing.fields.get("revision") if existing is not None else None,
+            "incarnation": after.fields["incarnation"],
+        }
+        put = Put(
+            run_ref(run_id, session_id, index),
+            fields,
+            {"run_data": draft.run_data},
+            existing.rev if existing is not None else Expect.ABSENT,
+            draft.expires_at,
+        )
+        writes: list[Any] = [put]
+        if self.kernel.driver.atomic:
+            writes.append(Put(history_ref(session_id), after.fields, {}, head.rev))
+        if draft.session is not None:
+            writes = await self._with_session(session_id, draft, writes)
+        revs = await self.kernel.commit(writes)
+        if not self.kernel.driver.atomic and self.kernel.io.now() - started > WRITE_LEASE:
+            # Readers may have given this revision up: store the run again under a new one.
+            self.kernel.recent.forget(history_ref(session_id))
+            raise Conflict([put.ref])
+        rev = revs[0]
+        assert rev is not None
+        stored = Stored(put.ref, rev, dict(fields), {"run_data": draft.run_data}, draft.expires_at)
+        self._note_write(session_id, replace(after, rev=revs[1] or after.rev) if len(revs) > 1 else after, stored)
+        return stored
+
+    async def _with_session(self, session_id: str, draft: RunDraft, writes: list[Any]) -> list[Any]:
+        """Add the change of the session's record; where one commit cannot hold both, it is stored before the run."""
+        assert draft.session is not None
+        session = await self.kernel.get(session_ref(session_id))
+        if session is None:
+            raise SessionNotFoundError(session_id)
+        fields, body = draft.session
+        change = Put(
+            session.ref, {**session.fields, **fields}, {**(session.body or {}), **body}, session.rev, session.expires_at
+        )
+        self.kernel.recent.forget(session.ref)
+        if self.kernel.driver.atomic:
+            return [*writes, change]
+        await self.kernel.commit([change])
+        return writes
+
+    async def _take_revision(self, session_id: str, head: Stored, user_id: str | None, step: int) -> Stored:
+        guard: list[Condition] = [Eq("deleting", False), Eq("incarnation", head.fields["incarnation"])]  # type: ignore[arg-type]
+        if user_id is not None:
+            guard.append(In("user_id", (None, user_id)))
+        after = await self.kernel.add(history_ref(session_id), {"revision": 1, "next_index": step}, guard)
+        if after is None:  # the owner changed, or the session went: look again and say which
+            self.kernel.recent.forget(history_ref(session_id))
+            raise Conflict([history_ref(session_id)])
+        return after
+
+    def _note_write(self, session_id: str, head: Stored, run: Stored) -> None:
+        self.kernel.recent.note(history_ref(session_id), head)
+        known = self._cache.get(session_id)
+        if known is None or known.incarnation != run.fields["incarnation"]:
+            return
+        if known.believed + 1 != run.fields["revision"]:
+            return  # somebody else wrote in between; the next read fetches both
+        runs = dict(known.runs)
+        size = known.size - _size(runs.pop(run.ref.id, None))
+        if live(run):
+            runs[run.ref.id] = run
+            size += _size(run)
+        self._remember(
+            session_id, CachedHistory(known.incarnation, known.believed + 1, runs, self.kernel.now(), size)
+        )
+
+    async def in_flight(self, session_id: str, head: Stored) -> bool:
+        """Whether a run may have taken a revision that is not stored yet. Always False where commits are atomic."""
+        if self.kernel.driver.atomic:
+            return False
+        runs = await self.kernel.span(Span(RUNS.name, "order", (session_id,), body=False))
+        return self._believed(_nothing_of(head), runs, head) < _int(head, "revision")
+
+    # --- Removal ----------------------------------------------------------------------------------------------------
+
+    async def purge(self, session_id: str, head: Stored) -> None:
+        """Remove the runs of a session marked as deleting, then the mark. Repeating it goes on where it stopped."""
+        await self.kernel.purge_children(session_id, RUNS, RUNS.index("changes"))
+        await self.kernel.commit([Delete(history_ref(session_id), head.rev)])
+        self.forget(session_id)
+
+
+def fresh_head(user_id: str | None, incarnation: str) -> dict[str, FieldValue]:
+    """The fields of a new history."""
+    return {"user_id": user_id, "incarnation": incarnation, "next_index": 0, "revision": 0, "deleting": False}
+
+
+def _nothing_of(head: Stored) -> CachedHistory:
+    return CachedHistory(str(head.fields["incarnation"]), 0, {}, 0, 0)
+
+
+def _owned_or_free(record: Stored, user_id: str | None) -> bool:
+    owner = record.fields.get("user_id")
+    return owner is None or user_id is None or owner == user_id
+
+
+def _int(record: Stored | None, name: str) -> int:
+    value = record.fields.get(name) if record is not None else None
+    return value if isinstance(value, int) else 0
+
+
+def _size(run: Stored | None) -> int:
+    return sum(len(part.text) for part in (run.body or {}).values()) if run is not None else 0
+

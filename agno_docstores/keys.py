@@ -1,0 +1,84 @@
+"""Ids and order-preserving text keys.
+
+A key is a tuple of scalars written as one text, such that comparing two texts (by code point, which is how DynamoDB and
+Firestore compare UTF-8 strings) gives the same answer as comparing the tuples: null < false < true < numbers < strings.
+Nothing of a caller is ever joined raw: what could be mistaken for a separator is escaped, so two different tuples never
+give one text, and no id can leave its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+from decimal import Decimal
+
+from agno_docstores.errors import InvalidIdError
+
+Scalar = str | int | float | bool | None
+
+_END = "!"  # ends every component; sorts below whatever a component can hold
+_ESCAPE = '"'  # the next higher character; what sorts at or below it is escaped
+_LONG = 200  # bytes of one text component that are kept as they are
+
+
+def check_id(name: str, value: object) -> str:
+    """The id itself, if it is one; raises `InvalidIdError` for anything but a non-empty, encodable `str`."""
+    if not isinstance(value, str) or not value:
+        raise InvalidIdError(name, value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidIdError(name, value, "must not hold a lone surrogate") from None
+    return value
+
+
+def encode(values: Iterable[Scalar]) -> str:
+    """The key of a tuple. A text component over 200 bytes keeps its beginning and a digest of the whole: equality stays
+    exact, order is that of the beginning."""
+    return "".join(_component(value) + _END for value in values)
+
+
+def digest(text: str, size: int = 32) -> str:
+    """`size` hex characters that stand for a text."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:size]
+
+
+def fit(text: str, limit: int) -> str:
+    """The text if it takes at most `limit` bytes, else its beginning and a digest of the whole."""
+    raw = text.encode()
+    if len(raw) <= limit:
+        return text
+    return raw[: limit - 34].decode(errors="ignore") + "~" + digest(text) + "~"
+
+
+def _component(value: Scalar) -> str:
+    if value is None:
+        return "0"
+    if isinstance(value, bool):
+        return "2" if value else "1"
+    if isinstance(value, int | float):
+        return "3" + _number(value)
+    return "4" + "".join(
+        character if character > _ESCAPE else _ESCAPE + chr(0x23 + ord(character)) for character in fit(value, _LONG)
+    )
+
+
+def _number(value: int | float) -> str:
+    if isinstance(value, float):
+        if math.isnan(value):
+            return "a"
+        if math.isinf(value):
+            return "z" if value > 0 else "b"
+    whole, _, fraction = format(Decimal(value), "f").lstrip("-").partition(".")
+    whole = whole.lstrip("0")
+    fraction = fraction.rstrip("0")
+    if value >= 0:
+        return f"p{len(whole):03d}{whole}" + (f".{fraction}" if fraction else "")
+    # Below zero a larger magnitude sorts first: length and digits are complemented, and the end sorts above a fraction.
+    text = f"n{999 - len(whole):03d}{_complement(whole)}" + (f".{_complement(fraction)}" if fraction else "")
+    return text + "~"
+
+
+def _complement(digits: str) -> str:
+    return "".join(str(9 - int(digit)) for digit in digits)

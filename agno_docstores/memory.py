@@ -1,0 +1,275 @@
+"""The memory store: the reference implementation of the port, and the place to simulate what real stores do.
+
+`MemoryStore` holds the data, so that several handles can share it. What it can be told to simulate: commits of one
+document only (`atomic=False`, as on a MongoDB standalone), indexes that lag behind (`lag_indexes()`), a limit on record
+size. Requests are counted by the gateway, as for every store.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agno_docstores import keys
+from agno_docstores.codec import Json, pack
+from agno_docstores.errors import Conflict, PayloadTooLargeError, UnsupportedTopologyError
+from agno_docstores.facade import AsyncDocstore, Docstore, StorePlugin
+from agno_docstores.io import AsyncIo, Io, SyncIo
+from agno_docstores.port import (
+    EVERYTHING,
+    Condition,
+    Contains,
+    Delete,
+    Driver,
+    Eq,
+    Expect,
+    Failed,
+    FieldValue,
+    Has,
+    In,
+    Kind,
+    NotIn,
+    Page,
+    Put,
+    Range,
+    Ref,
+    Rev,
+    Span,
+    Stored,
+    Write,
+)
+
+Records = dict[str, dict[str, Stored]]  # by kind name and table, then by id
+
+
+@dataclass
+class MemoryStore:
+    """The data behind one or more handles. `item_limit`: bytes of one record, None for no limit."""
+
+    atomic: bool = True
+    item_limit: int | None = None
+    records: Records = field(default_factory=dict)
+    tables: set[str] = field(default_factory=set)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    _lagging: Records | None = None
+
+    def lag_indexes(self) -> None:
+        """From now on, index reads that are not declared strong see the store as it is at this moment."""
+        with self.lock:
+            self._lagging = {space: dict(records) for space, records in self.records.items()}
+
+    def catch_up(self) -> None:
+        self._lagging = None
+
+    def indexed(self, space: str, strong: bool) -> dict[str, Stored]:
+        source = self.records if strong or self._lagging is None else self._lagging
+        return source.get(space, {})
+
+
+class MemoryDriver(Driver):
+    store = "memory"
+    implicit_tables = False
+    pushes = frozenset({Eq, Has, Range, In, NotIn, Contains})
+
+    def __init__(self, io: Io, kinds: Mapping[str, Kind], tables: Mapping[str, str], store: MemoryStore) -> None:
+        super().__init__(io, kinds, tables)
+        self.data = store
+        self.atomic = store.atomic
+
+    def address(self) -> str:
+        return "memory"
+
+    def create_command(self, kind: str) -> str:
+        return "agno-docstores provision memory"
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def ensure(self, kinds: Sequence[Kind]) -> None:
+        self.data.tables |= {self.tables[kind.name] for kind in kinds}
+
+    async def exists(self, table: str) -> bool:
+        return table in self.data.tables
+
+    async def get(self, ref: Ref) -> Stored | None:
+        found: list[Stored | None] = await self.io(self._get, [ref], op="get")
+        return found[0]
+
+    async def get_many(self, refs: Sequence[Ref]) -> list[Stored | None]:
+        return await self.io(self._get, refs, op="get_many")  # type: ignore[no-any-return]
+
+    async def commit(self, writes: Sequence[Write], token: str) -> list[Rev | None]:
+        return await self.io(self._commit, writes, token, op="commit")  # type: ignore[no-any-return]
+
+    async def write_many(self, writes: Sequence[Write], token: str) -> list[Failed]:
+        return await self.io(self._write_many, writes, token, op="write_many")  # type: ignore[no-any-return]
+
+    async def scan(self, span: Span) -> Page:
+        return await self.io(self._scan, span, op="scan")  # type: ignore[no-any-return]
+
+    async def count(self, span: Span) -> int:
+        return len((await self.io(self._scan, replace(span, body=False, limit=None), op="count")).records)
+
+    async def add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
+        return await self.io(self._add, ref, deltas, guard, token, op="add")  # type: ignore[no-any-return]
+
+    # --- The store itself, under its lock ---------------------------------------------------------------------------
+
+    def _space(self, kind: str) -> str:
+        return f"{self.tables[kind]}/{kind}"
+
+    def _get(self, refs: Sequence[Ref]) -> list[Stored | None]:
+        with self.data.lock:
+            return [self._copy(self.data.records.get(self._space(ref.kind), {}).get(ref.id), True) for ref in refs]
+
+    def _commit(self, writes: Sequence[Write], token: str) -> list[Rev | None]:
+        documents = {(self.kinds[w.ref.kind].within or w.ref.kind, w.ref.id) for w in writes}
+        if len(documents) > 1 and not self.data.atomic:
+            raise UnsupportedTopologyError(f"{len(documents)} documents in one commit")
+        for write in writes:
+            self._check_size(write)
+        with self.data.lock:
+            failed = [write.ref for write in writes if not self._expected(write)]
+            if failed:
+                raise Conflict(failed)
+            return [self._apply(write, token) for write in writes]
+
+    def _write_many(self, writes: Sequence[Write], token: str) -> list[Failed]:
+        failed = []
+        with self.data.lock:
+            for write in writes:
+                try:
+                    self._check_size(write)
+                    self._apply(write, token)
+                except PayloadTooLargeError as error:
+                    failed.append(Failed(write, error))
+        return failed
+
+    def _check_size(self, write: Write) -> None:
+        if self.data.item_limit is not None and isinstance(write, Put):
+            size = len(pack(dict(write.body), compress=False))
+            if size > self.data.item_limit:
+                raise PayloadTooLargeError(write.ref.kind, write.ref.id, size, self.data.item_limit)
+
+    def _expected(self, write: Write) -> bool:
+        current = self.data.records.get(self._space(write.ref.kind), {}).get(write.ref.id)
+        if write.expect is Expect.ANY:
+            return isinstance(write, Put | Delete) or current is not None
+        if write.expect is Expect.ABSENT:
+            return current is None
+        return current is not None and current.rev == write.expect
+
+    def _apply(self, write: Write, token: str) -> Rev | None:
+        space = self.data.records.setdefault(self._space(write.ref.kind), {})
+        self.data.tables.add(self.tables[write.ref.kind])
+        if isinstance(write, Delete):
+            space.pop(write.ref.id, None)
+            return None
+        kind = self.kinds[write.ref.kind]
+        rev = Rev(token)
+        if not isinstance(write, Put):
+            space[write.ref.id] = replace(space[write.ref.id], expires_at=write.expires_at, rev=rev)
+            return rev
+        fields = {name: write.fields.get(name) for name in kind.fields}
+        body: dict[str, Json] = {name: write.body[name] for name in kind.body if name in write.body}
+        parent, order = fields.get(kind.parent or ""), fields.get(kind.order or "")
+        ref = Ref(
+            write.ref.kind,
+            write.ref.id,
+            parent if isinstance(parent, str) else None,
+            order if isinstance(order, int) else None,
+        )
+        space[write.ref.id] = Stored(ref, rev, fields, body, write.expires_at)
+        return rev
+
+    def _add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
+        with self.data.lock:
+            space = self.data.records.get(self._space(ref.kind), {})
+            current = space.get(ref.id)
+            if current is None or not all(condition.holds(current.fields) for condition in guard):
+                return None
+            fields: dict[str, FieldValue] = dict(current.fields)
+            for name, delta in deltas.items():
+                value = fields.get(name)
+                fields[name] = (value if isinstance(value, int) else 0) + delta
+            space[ref.id] = replace(current, fields=fields, rev=Rev(token))
+            return self._copy(space[ref.id], True)
+
+    def _scan(self, span: Span) -> Page:
+        kind = self.kinds[span.kind]
+        strong = span.index != EVERYTHING and kind.index(span.index).strong
+        with self.data.lock:
+            entries = sorted(self._entries(kind, span, self.data.indexed(self._space(span.kind), strong)))
+            if span.descending:
+                entries.reverse()
+                start = 0 if span.after is None else sum(1 for entry in entries if entry[0] >= span.after)
+            else:
+                start = 0 if span.after is None else bisect_right([entry[0] for entry in entries], span.after)
+            entries = entries[start:]
+            more = span.limit is not None and len(entries) > span.limit
+            entries = entries[: span.limit]
+            space = self.data.indexed(self._space(span.kind), strong)
+            records = [self._copy(space[id], span.body) for _, id in entries]
+        return Page([r for r in records if r is not None], entries[-1][0] if more and entries else None)
+
+    def _entries(self, kind: Kind, span: Span, records: dict[str, Stored]) -> list[tuple[str, str]]:
+        found = []
+        for id, record in records.items():
+            if not all(condition.holds(record.fields) for condition in span.where):
+                continue
+            if span.index == EVERYTHING:
+                found.append((keys.encode((id,)), id))
+                continue
+            index = kind.index(span.index)
+            if all(self._agrees(record.fields.get(f), v) for f, v in zip(index.eq, span.eq, strict=True)):
+                value = record.fields.get(index.sort)
+                sort = keys.encode((None if isinstance(value, tuple) else value,))
+                if span.low is not None and sort < keys.encode((span.low,)):
+                    continue
+                if span.high is not None and sort > keys.encode((span.high,)):
+                    continue
+                found.append((sort + keys.encode((id,)), id))
+        return found
+
+    @staticmethod
+    def _agrees(stored: FieldValue, asked: Any) -> bool:
+        return asked in stored if isinstance(stored, tuple) else stored is not None and stored == asked
+
+    @staticmethod
+    def _copy(record: Stored | None, body: bool) -> Stored | None:
+        if record is None:
+            return None
+        return replace(record, fields=dict(record.fields), body=dict(record.body or {}) if body else None)
+
+
+class MemoryDocstore(Docstore):
+    """Everything in this process's memory: for tests, and as the reference of the other stores."""
+
+    def __init__(self, *, store: MemoryStore | None = None, **options: Any) -> None:
+        self.store = store or MemoryStore()
+        super().__init__(
+            lambda kinds, tables: MemoryDriver(SyncIo(), kinds, tables, self.store),
+            identity=("memory", str(options.get("id") or id(self.store))),
+            **options,
+        )
+
+
+class AsyncMemoryDocstore(AsyncDocstore):
+    """`MemoryDocstore` for async agents."""
+
+    def __init__(self, *, store: MemoryStore | None = None, **options: Any) -> None:
+        self.store = store or MemoryStore()
+        super().__init__(
+            lambda kinds, tables: MemoryDriver(AsyncIo(), kinds, tables, self.store),
+            identity=("memory", str(options.get("id") or id(self.store))),
+            **options,
+        )
+
+
+STORE = StorePlugin("memory", MemoryDocstore, AsyncMemoryDocstore)

@@ -1,0 +1,346 @@
+"""The port: what a driver implements, and the records that cross it.
+
+A driver knows one store: its client, physical layout, error codes and limits. It does not know what a kind means. A
+record is addressed by `Ref`, carries small scalar `fields` (what indexes, filters and listings look at) and a `body` of
+named JSON parts (what only a full read fetches), and changes its `Rev` with every write. The guarantees stated on each
+method are what `agno_docstores.conformance.driver` checks; together they are the guide for the driver of another store.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from agno_docstores.codec import Json
+from agno_docstores.io import Io
+from agno_docstores.keys import Scalar
+
+# A field is a scalar, or a tuple of texts: then an index on it has an entry for each of them.
+FieldValue = Scalar | tuple[str, ...]
+Fields = Mapping[str, FieldValue]
+
+
+# --- What is stored -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A declared order: by the sort field, then the id, among the records that agree in the `eq` fields.
+
+    A record has an entry unless one of the `eq` fields is null. `strong`: reads see every acknowledged write; only an
+    index by the parent may ask for that. `optional`: a driver whose store bills index entries may leave it out.
+    """
+
+    name: str
+    eq: tuple[str, ...]
+    sort: str
+    strong: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A sort of record: its fields, body parts and indexes, declared once and read by drivers, suite and docs.
+
+    `table`: attribute of `BaseDb` that names its table. `parent`: the field that holds the parent's id; such records
+    are children, stored with their parent where the store knows such a thing, and their ids are unique over all
+    parents. `order`: a child's int field that never changes and is unique within the parent; a driver may use it as the
+    physical position. `within`: another kind with the same ids, whose document this record may share, so that a commit
+    of both is one document's. `volatile`: fields that change often, better kept out of index projections.
+    """
+
+    name: str
+    table: str
+    fields: tuple[str, ...]
+    body: tuple[str, ...] = ()
+    indexes: tuple[Index, ...] = ()
+    parent: str | None = None
+    order: str | None = None
+    within: str | None = None
+    volatile: frozenset[str] = frozenset()
+
+    def index(self, name: str) -> Index:
+        return next(index for index in self.indexes if index.name == name)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Where a record is. Of a child, `parent` and `order` are known to whoever wrote or scanned it; a lookup by id alone
+    leaves them out and may cost a driver one more read."""
+
+    kind: str
+    id: str
+    parent: str | None = field(default=None, compare=False)
+    order: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Rev:
+    """The version of a record: the token of the commit that wrote it. `at` is the driver's own note, opaque to others."""
+
+    token: str
+    at: Any = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record as read. `body` is None where only the header was asked for. `expires_at`: epoch seconds."""
+
+    ref: Ref
+    rev: Rev
+    fields: dict[str, FieldValue]
+    body: dict[str, Json] | None = None
+    expires_at: int | None = None
+
+
+# --- Writes ---------------------------------------------------------------------------------------------------------
+
+
+class Expect(Enum):
+    ANY = "any"
+    ABSENT = "absent"
+
+
+Expectation = Expect | Rev
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Store the whole record: a field or part not given is gone afterwards."""
+
+    ref: Ref
+    fields: Fields
+    body: Mapping[str, Json] = field(default_factory=dict)
+    expect: Expectation = Expect.ANY
+    expires_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove the record. Removing what is not there is no error under `ANY`, and a conflict under a `Rev`."""
+
+    ref: Ref
+    expect: Expectation = Expect.ANY
+
+
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Change nothing but the expiry of an existing record."""
+
+    ref: Ref
+    expires_at: int | None
+    expect: Expectation = Expect.ANY
+
+
+Write = Put | Delete | Touch
+
+
+# --- Conditions and scans -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Eq:
+    """The field equals the value. Null equals nothing but null; a boolean no number."""
+
+    field: str
+    value: Scalar
+
+    def holds(self, fields: Fields) -> bool:
+        value = fields.get(self.field)
+        return value == self.value and isinstance(value, bool) == isinstance(self.value, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Has:
+    """The multi-valued field has this text among its values."""
+
+    field: str
+    value: str
+
+    def holds(self, fields: Fields) -> bool:
+        value = fields.get(self.field)
+        return isinstance(value, tuple) and self.value in value
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """`low <= field <= high`; a bound of None is open, a null field never matches."""
+
+    field: str
+    low: int | float | str | None = None
+    high: int | float | str | None = None
+
+    def holds(self, fields: Fields) -> bool:
+        value: Any = fields.get(self.field)
+        if value is None:
+            return False
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+
+@dataclass(frozen=True, slots=True)
+class NotIn:
+    """The field is null or none of the values."""
+
+    field: str
+    values: tuple[str, ...]
+
+    def holds(self, fields: Fields) -> bool:
+        return fields.get(self.field) not in self.values
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """The field is one of the values; null may be one of them."""
+
+    field: str
+    values: tuple[Scalar, ...]
+
+    def holds(self, fields: Fields) -> bool:
+        return fields.get(self.field) in self.values
+
+
+@dataclass(frozen=True, slots=True)
+class Contains:
+    """The field's text contains this text, compared without case. The text is text: no wildcard, no pattern."""
+
+    field: str
+    text: str
+
+    def holds(self, fields: Fields) -> bool:
+        value = fields.get(self.field)
+        return isinstance(value, str) and self.text.casefold() in value.casefold()
+
+
+Condition = Eq | Has | Range | NotIn | In | Contains
+
+
+#: The index that every kind has undeclared: all its records, in an order of the driver's own, for want of a better one.
+EVERYTHING = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of an index: the entries with these `eq` values, optionally between bounds of the sort field.
+
+    The index `EVERYTHING` is all records of the kind, in an order of the driver's own. `low`/`high` are inclusive; None is open. `after` is the cursor of the page before (exclusive). `limit` counts
+    records. `body=False` asks for headers only: bodies are neither fetched nor paid for. `where` may be pushed down by
+    the driver in full, in part or not at all: the kernel applies it again.
+    """
+
+    kind: str
+    index: str
+    eq: tuple[Scalar, ...] = ()
+    low: Scalar = None
+    high: Scalar = None
+    descending: bool = False
+    after: Any = None
+    limit: int | None = None
+    body: bool = True
+    where: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Records in order, and where to go on: None when there is no more."""
+
+    records: list[Stored]
+    cursor: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A write of `write_many` that did not succeed, and why."""
+
+    write: Write
+    error: Exception
+
+
+class Driver(ABC):
+    """One store. Methods raise the classes of `agno_docstores.errors`; the gateway has translated the client's own."""
+
+    #: Name of the store, as entry points and reports spell it.
+    store: str
+    #: Whether `commit` can change any records together. Where it cannot, only records that share a document commit as
+    #: one, and the kernel orders single writes such that neither a crash nor a reader in between loses anything.
+    atomic: bool
+    #: Whether the store makes a table by itself at the first write, so that indexes must be ensured before it.
+    implicit_tables: bool
+    #: Whether indexes declared `optional` are kept.
+    optional_indexes: bool = True
+    #: The conditions that `scan` applies in full by itself, so that a page under them needs no second look for more.
+    pushes: frozenset[type] = frozenset()
+    io: Io
+
+    def __init__(self, io: Io, kinds: Mapping[str, Kind], tables: Mapping[str, str]) -> None:
+        self.io = io
+        self.kinds = kinds
+        #: Physical table by kind.
+        self.tables = tables
+
+    @abstractmethod
+    def address(self) -> str:
+        """Host, project or region for messages, without credentials."""
+
+    @abstractmethod
+    def create_command(self, kind: str) -> str:
+        """The command line by which an operator creates the storage of this kind."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make the client ready. Idempotent; called before the first operation, on each event loop."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close what `open` created, on all loops as far as they still run; never a client that was handed in."""
+
+    @abstractmethod
+    async def ensure(self, kinds: Sequence[Kind]) -> None:
+        """Create the storage of these kinds, or verify it, and wait until it is ready. Safe when processes race, and
+        when repeated; never drops or rebuilds. Raises `ProvisioningError`."""
+
+    @abstractmethod
+    async def exists(self, table: str) -> bool:
+        """Whether the physical table or collection exists."""
+
+    @abstractmethod
+    async def get(self, ref: Ref) -> Stored | None:
+        """Linearizable read of one record with its body. None is the store's own answer, never a failed read."""
+
+    @abstractmethod
+    async def get_many(self, refs: Sequence[Ref]) -> list[Stored | None]:
+        """The same for several, in the order asked for. Each read is linearizable; together they are no snapshot."""
+
+    @abstractmethod
+    async def commit(self, writes: Sequence[Write], token: str) -> list[Rev | None]:
+        """All or nothing, every expectation checked. A lost race raises `Conflict`, an oversize record
+        `PayloadTooLargeError` before anything is sent. The token is this commit's own: it becomes the `Rev` of what was
+        put, so that whoever sends the commit again after a lost reply can recognise his own write. Several documents at
+        once where `atomic` is False raise `UnsupportedTopologyError` unless the deployment can do it."""
+
+    @abstractmethod
+    async def write_many(self, writes: Sequence[Write], token: str) -> list[Failed]:
+        """Many writes without order or atomicity, in the store's batches; each must be idempotent (`ANY`). Returns what
+        failed after the store's own "unprocessed" answers were retried; raises only if nothing could be sent."""
+
+    @abstractmethod
+    async def scan(self, span: Span) -> Page:
+        """A page of an index in its order. No duplicates and no gaps over the pages of an unchanging index; an index by
+        the parent is strongly consistent where declared so. May return fewer than `limit` with a cursor."""
+
+    @abstractmethod
+    async def count(self, span: Span) -> int:
+        """The exact number of entries of a span without `where`."""
+
+    @abstractmethod
+    async def add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
+        """Add to int fields of an existing record, atomically, where the guard holds; returns the record afterwards.
+        None: no such record, or the guard does not hold (read it to tell). A repetition after a lost reply may add
+        twice."""
+
+    async def delete_children(self, parent: str, kind: Kind) -> bool:
+        """Optional: delete all children of a parent in one request of the store's own. False: not supported; the kernel
+        then scans headers and deletes in batches."""
+        return False
