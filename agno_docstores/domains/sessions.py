@@ -506,7 +506,7 @@ def _readable(session: Stored, user_id: str | None) -> bool:
 
 
 def _may_replace(session: Stored, user_id: str | None) -> bool:
-    return session.fields.get("user_id") in (None, user_id)
+    return bool(session.fields.get("user_id") in (None, user_id))
 
 
 def _session_type(value: Any) -> SessionType | None:
