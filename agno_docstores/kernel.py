@@ -55,7 +55,8 @@ WRITE_BATCH = 500  # writes handed to a driver at once
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Records of a kind that satisfy all conditions, in the order of a field (then the id); None: no order asked."""
+    """Records of a kind that satisfy all conditions, in the order of a field, then the id ("id": of the id alone);
+    None: no order asked."""
 
     kind: Kind
     where: tuple[Condition, ...] = ()

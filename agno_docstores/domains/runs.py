@@ -128,6 +128,8 @@ class Runs:
                 where.append(Eq(name, value))
         sortable = (*COLUMNS, "session_id", "created_at", "updated_at")
         sort = "run_index" if sort_by is None else sort_by if sort_by in sortable else None
+        if sort_by == "run_id":
+            sort = "id"
         descending = sort_by is not None and getattr(sort_order, "value", sort_order) != "asc"
         query = Query(RUNS, tuple(where), sort, descending)
         offset = ((page or 1) - 1) * limit if limit is not None else 0

@@ -223,7 +223,7 @@ class Sessions:
         if sort is None and where and isinstance(where[-1], Range):
             sort = "created_at"
         descending = sort is not None and sort_by is not None and not _ascending(sort_order)
-        query = Query(SESSIONS, tuple(where), None if sort == "session_id" else sort, descending)
+        query = Query(SESSIONS, tuple(where), "id" if sort == "session_id" else sort, descending)
         offset = ((page or 1) - 1) * limit if limit is not None else 0
         total = 0
         if deserialize:
