@@ -32,16 +32,39 @@ Row = dict[str, Any]
 #: Every table-name argument of `BaseDb`.
 TABLE_ARGUMENTS = tuple(
     f"{name}_table"
-    for name in (
-        "session runs memory metrics eval knowledge traces spans versions components component_configs component_links "
-        "learnings schedules products sources projects tasks schedule_runs job approvals auth_tokens service_accounts "
-        "mcp_oauth_clients mcp_oauth_transactions mcp_oauth_codes mcp_oauth_refresh_tokens mcp_oauth_keys"
-    ).split()
+    for name in [
+        "session",
+        "runs",
+        "memory",
+        "metrics",
+        "eval",
+        "knowledge",
+        "traces",
+        "spans",
+        "versions",
+        "components",
+        "component_configs",
+        "component_links",
+        "learnings",
+        "schedules",
+        "products",
+        "sources",
+        "projects",
+        "tasks",
+        "schedule_runs",
+        "job",
+        "approvals",
+        "auth_tokens",
+        "service_accounts",
+        "mcp_oauth_clients",
+        "mcp_oauth_transactions",
+        "mcp_oauth_codes",
+        "mcp_oauth_refresh_tokens",
+        "mcp_oauth_keys",
+    ]
 )
 #: Those that `AsyncBaseDb.__init__` has no parameter for, though the attribute exists or is read by name.
-_NOT_ON_ASYNC = frozenset(
-    name for name in TABLE_ARGUMENTS if name.startswith(("component_", "mcp_oauth_"))
-)
+_NOT_ON_ASYNC = frozenset(name for name in TABLE_ARGUMENTS if name.startswith(("component_", "mcp_oauth_")))
 
 
 class StoreOptions(TypedDict, total=False):

@@ -204,8 +204,8 @@ class Histories:
     ) -> Stored | None:
         """Store a run under the condition that its session is unowned or `user_id`'s; the run as stored.
 
-        `decide(existing, head)` says what to store, or None for nothing; it may be called again. A run that exists stays
-        in the session it is in. Assumes that an unknown run is new, unless `look_first`. Order and revision come from
+        `decide(existing, head)` says what to store, or None for nothing; it may be called again. A run that exists
+        stays in the session it is in. Assumes that an unknown run is new, unless `look_first`. Order and revision come from
         the session's history. Raises `SessionNotFoundError`, `OwnershipError`. 1 request where the history was read by
         this handle before and commits are atomic, 2 otherwise.
         """
@@ -340,9 +340,7 @@ class Histories:
         if live(run):
             runs[run.ref.id] = run
             size += _size(run)
-        self._remember(
-            session_id, CachedHistory(known.incarnation, known.believed + 1, runs, self.kernel.now(), size)
-        )
+        self._remember(session_id, CachedHistory(known.incarnation, known.believed + 1, runs, self.kernel.now(), size))
 
     async def in_flight(self, session_id: str, head: Stored) -> bool:
         """Whether a run may have taken a revision that is not stored yet. Always False where commits are atomic."""
@@ -381,4 +379,3 @@ def _int(record: Stored | None, name: str) -> int:
 
 def _size(run: Stored | None) -> int:
     return sum(len(part.text) for part in (run.body or {}).values()) if run is not None else 0
-

@@ -101,7 +101,7 @@ class Io:
                 return result
             except Repeat:
                 continue
-            except Exception as error:  # noqa: BLE001 - every error passes on, most under another class
+            except Exception as error:
                 translated = self.translate(operation, error) if self.translate else None
                 if translated is None:
                     raise

@@ -414,9 +414,7 @@ class Kernel:
         if not absent:
             return None
         found = await self._retried(lambda: self.driver.get_many([write.ref for write in absent]))
-        expired = {
-            record.ref: record.rev for record in found if record is not None and self._alive(record) is None
-        }
+        expired = {record.ref: record.rev for record in found if record is not None and self._alive(record) is None}
         if not expired:
             return None
         return [

@@ -68,8 +68,8 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """Where a record is. Of a child, `parent` and `order` are known to whoever wrote or scanned it; a lookup by id alone
-    leaves them out and may cost a driver one more read."""
+    """Where a record is. Of a child, `parent` and `order` are known to whoever wrote or scanned it; a lookup by id
+    alone leaves them out and may cost a driver one more read."""
 
     kind: str
     id: str
@@ -79,7 +79,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Rev:
-    """The version of a record: the token of the commit that wrote it. `at` is the driver's own note, opaque to others."""
+    """The version of a record: the token of the commit that wrote it. `at` is the driver's own note."""
 
     token: str
     at: Any = field(default=None, compare=False)
@@ -225,9 +225,10 @@ EVERYTHING = "*"
 class Span:
     """A stretch of an index: the entries with these `eq` values, optionally between bounds of the sort field.
 
-    The index `EVERYTHING` is all records of the kind, in an order of the driver's own. `low`/`high` are inclusive; None is open. `after` is the cursor of the page before (exclusive). `limit` counts
-    records. `body=False` asks for headers only: bodies are neither fetched nor paid for. `where` may be pushed down by
-    the driver in full, in part or not at all: the kernel applies it again.
+    The index `EVERYTHING` is all records of the kind, in an order of the driver's own. `low`/`high` are inclusive; None
+    is open. `after` is the cursor of the page before (exclusive). `limit` counts records. `body=False` asks for headers
+    only: bodies are neither fetched nor paid for. `where` may be pushed down by the driver in full, in part or not at
+    all: the kernel applies it again.
     """
 
     kind: str

@@ -1,7 +1,7 @@
 """The kinds of records and their indexes: what is stored, declared once.
 
-A session is two records with one id. `sessions` holds what Agno saves (state, metadata, summary). `histories` holds what
-every run changes: the order counter and the revision of the history, with the owner beside them, so that a run is
+A session is two records with one id. `sessions` holds what Agno saves (state, metadata, summary). `histories` holds
+what every run changes: the order counter and the revision of the history, with the owner beside them, so that a run is
 written under a condition on its session's owner without touching, or paying for, the session's state.
 """
 

@@ -44,7 +44,7 @@ async def check_order(db: Any, expected: set[str]) -> None:
 
 async def test_fifty_writers_lose_nothing(db: Any) -> None:
     await db.upsert_session(agent_session(user_id="u"))
-    calls = [(db.raw.upsert_run, (run_of(f"r{n}"), "s1", "u", 0), {}) for n in range(WRITERS)]
+    calls: list[Any] = [(db.raw.upsert_run, (run_of(f"r{n}"), "s1", "u", 0), {}) for n in range(WRITERS)]
     assert [error for error in await at_once(db, calls) if error is not None] == []
     await check_order(db, {f"r{n}" for n in range(WRITERS)})
 
@@ -54,7 +54,7 @@ async def test_fifty_writers_on_two_handles_lose_nothing(db: Any, another: Calla
     await db.upsert_session(agent_session(user_id="u"))
     await other.get_session("s1")
     handles = [db.raw, other.raw]
-    calls = [(handles[n % 2].upsert_run, (run_of(f"r{n}"), "s1", "u"), {}) for n in range(WRITERS)]
+    calls: list[Any] = [(handles[n % 2].upsert_run, (run_of(f"r{n}"), "s1", "u"), {}) for n in range(WRITERS)]
     assert [error for error in await at_once(db, calls) if error is not None] == []
     await check_order(db, {f"r{n}" for n in range(WRITERS)})
     await check_order(other, {f"r{n}" for n in range(WRITERS)})
@@ -97,7 +97,7 @@ async def test_one_of_many_cancellations_wins(db: Any, another: Callable[[], Any
     other = another()
     await db.upsert_session(agent_session())
     await db.upsert_run(run_of("r1", status="PENDING"), "s1")
-    calls = [
+    calls: list[Any] = [
         ((db.raw, other.raw)[n % 2].cancel_pending_run, ("r1",), {"session_id": "s1", "reason": str(n)})
         for n in range(10)
     ]
@@ -107,7 +107,7 @@ async def test_one_of_many_cancellations_wins(db: Any, another: Callable[[], Any
 
 async def test_of_many_first_writers_one_owns(db: Any, another: Callable[[], Any]) -> None:
     other = another()
-    calls = [
+    calls: list[Any] = [
         ((db.raw, other.raw)[n % 2].upsert_session, (agent_session(user_id=f"u{n}"),), {}) for n in range(12)
     ]
     results = await at_once(db, calls)
@@ -119,7 +119,7 @@ async def test_of_many_first_writers_one_owns(db: Any, another: Callable[[], Any
 async def test_upserts_of_one_session_all_succeed(db: Any, another: Callable[[], Any]) -> None:
     other = another()
     await db.upsert_session(agent_session(user_id="u"))
-    calls = [
+    calls: list[Any] = [
         ((db.raw, other.raw)[n % 2].upsert_session, (agent_session(user_id="u", metadata={"n": n}),), {})
         for n in range(20)
     ]
@@ -131,7 +131,7 @@ async def test_upserts_of_one_session_all_succeed(db: Any, another: Callable[[],
 async def test_sessions_do_not_disturb_each_other(db: Any) -> None:
     for number in range(10):
         await db.upsert_session(agent_session(f"s{number}"))
-    calls = [(db.raw.upsert_run, (run_of(f"r{s}-{n}"), f"s{s}"), {}) for n in range(5) for s in range(10)]
+    calls: list[Any] = [(db.raw.upsert_run, (run_of(f"r{s}-{n}"), f"s{s}"), {}) for n in range(5) for s in range(10)]
     assert [error for error in await at_once(db, calls) if error is not None] == []
     for number in range(10):
         assert set(await run_ids(db, f"s{number}")) == {f"r{number}-{n}" for n in range(5)}

@@ -5,6 +5,7 @@ Fixture: `driver`, on empty storage, made for the kinds of `agno_docstores.schem
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -63,7 +64,9 @@ def run(id: str, parent: str, index: int, *, expect: Any = Expect.ABSENT, data: 
         "updated_at": 1,
         **fields,
     }
-    return Put(Ref("runs", id, parent, index), values, {"run_data": Json.of({"run_id": id} if data is None else data)}, expect)
+    return Put(
+        Ref("runs", id, parent, index), values, {"run_data": Json.of({"run_id": id} if data is None else data)}, expect
+    )
 
 
 async def store(driver: Driver, *puts: Put) -> list[Rev]:
@@ -108,14 +111,16 @@ async def test_a_record_comes_back_as_it_was_put(driver: Driver) -> None:
         name: put.fields.get(name) for name in SESSIONS.fields
     }
     assert {name: part.value() for name, part in (found.body or {}).items()} == {
-        **{name: None for name in SESSIONS.body},
+        **dict.fromkeys(SESSIONS.body),
         **body,
     }
 
 
 async def test_a_put_replaces_the_whole_record(driver: Driver) -> None:
     await ready(driver)
-    (rev,) = await store(driver, session("s1", user_id="u", body={"metadata": {"a": 1}, "session_data": {"b": {"c": 1}}}))
+    (rev,) = await store(
+        driver, session("s1", user_id="u", body={"metadata": {"a": 1}, "session_data": {"b": {"c": 1}}})
+    )
     await driver.commit([session("s1", expect=rev, body={"session_data": {"d": 2}})], "t2")
     found = await driver.get(Ref("sessions", "s1"))
     assert found is not None and found.body is not None
@@ -142,7 +147,13 @@ async def test_get_of_nothing_is_none_and_get_many_keeps_the_order(driver: Drive
     await ready(driver)
     assert await driver.get(Ref("sessions", "nobody")) is None
     await store(driver, session("a"), session("b"), history("a"))
-    refs = [Ref("sessions", "b"), Ref("sessions", "x"), Ref("histories", "a"), Ref("sessions", "a"), Ref("histories", "b")]
+    refs = [
+        Ref("sessions", "b"),
+        Ref("sessions", "x"),
+        Ref("histories", "a"),
+        Ref("sessions", "a"),
+        Ref("histories", "b"),
+    ]
     found = await driver.get_many(refs)
     assert [record.ref if record else None for record in found] == [refs[0], None, refs[2], refs[3], None]
 
@@ -156,8 +167,8 @@ async def test_a_child_is_found_by_its_id_alone(driver: Driver) -> None:
 
 
 HOSTILE_IDS = [
-    "a/b", "a#b", "a|b", "a.b", ".", "..", "__x__", "$where", "%2F", "a b", "\x01\x7f", "\u00e9", "e\u0301", "Ω", "日本語", "😀",
-    "'; drop", "{}", "x" * 1600, "x" * 1600 + "y", "sessions", "!", '"', '"#', "~",
+    "a/b", "a#b", "a|b", "a.b", ".", "..", "__x__", "$where", "%2F", "a b", "\x01\x7f", "\u00e9", "e\u0301", "Ω",
+    "日本語", "😀", "'; drop", "{}", "x" * 1600, "x" * 1600 + "y", "sessions", "!", '"', '"#', "~",
 ]  # fmt: skip
 
 
@@ -312,7 +323,10 @@ async def test_session_and_history_change_apart(driver: Driver) -> None:
 async def test_deleting_session_and_history_together_leaves_nothing(driver: Driver) -> None:
     await ready(driver)
     revs = await driver.commit([session("s"), history("s")], "t1")
-    await driver.commit([Delete(Ref("sessions", "s"), revs[0] or Expect.ANY), Delete(Ref("histories", "s"), revs[1] or Expect.ANY)], "t2")
+    await driver.commit(
+        [Delete(Ref("sessions", "s"), revs[0] or Expect.ANY), Delete(Ref("histories", "s"), revs[1] or Expect.ANY)],
+        "t2",
+    )
     assert await driver.get_many([Ref("sessions", "s"), Ref("histories", "s")]) == [None, None]
     await driver.commit([session("s"), history("s")], "t3")
 
@@ -412,7 +426,9 @@ async def test_an_oversize_record_is_refused_and_nothing_written(driver: Driver)
         driver.data.item_limit = 1_000_000  # type: ignore[attr-defined]
     import random
 
-    noise = "".join(random.Random(1).choices("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", k=17_500_000))
+    noise = "".join(
+        random.Random(1).choices("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", k=17_500_000)
+    )
     with pytest.raises(PayloadTooLargeError) as caught:
         await driver.commit([session("big", body={"session_data": {"noise": noise}})], "t")
     assert (caught.value.kind, caught.value.id) == ("sessions", "big")
@@ -606,10 +622,8 @@ async def test_ensure_is_idempotent_and_keeps_what_is_there(driver: Driver) -> N
 
 async def test_reading_storage_that_is_not_there_creates_nothing(driver: Driver) -> None:
     await driver.open()
-    try:
+    with contextlib.suppress(StorageMissingError):
         assert await driver.get(Ref("versions", "x")) is None
-    except StorageMissingError:
-        pass
     assert not await driver.exists(driver.tables["versions"])
 
 

@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-
 from agno.db.base import AsyncBaseDb
+
+import agno_docstores.conformance
+
+# The bodies live in a package, where pytest by itself would not explain a failing `assert`.
+pytest.register_assert_rewrite(
+    *(
+        f"{agno_docstores.conformance.__name__}.{module.name}"
+        for module in pkgutil.iter_modules(agno_docstores.conformance.__path__)
+        if module.name != "plugin"
+    )
+)
 
 
 class Awaitable:

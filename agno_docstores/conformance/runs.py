@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import pytest
-
 from agno.db.base import SessionType
 from agno.run.agent import RunOutput
 from agno.run.base import RunStatus
@@ -49,7 +48,8 @@ async def test_a_run_comes_back_as_object_and_as_row(db: Any) -> None:
     row = await db.get_run("r1", deserialize=False)
     assert type(row) is dict
     assert {name: row[name] for name in ("run_id", "session_id", "run_type", "agent_id", "user_id", "status")} == {
-        "run_id": "r1", "session_id": "s1", "run_type": "agent", "agent_id": "a1", "user_id": "u", "status": "COMPLETED",
+        "run_id": "r1", "session_id": "s1", "run_type": "agent", "agent_id": "a1", "user_id": "u",
+        "status": "COMPLETED",
     }  # fmt: skip
     assert (row["team_id"], row["workflow_id"], row["parent_run_id"], row["run_index"]) == (None, None, None, 0)
     assert row["created_at"] == 1_700_000_000
@@ -58,7 +58,14 @@ async def test_a_run_comes_back_as_object_and_as_row(db: Any) -> None:
 
 async def test_runs_may_be_dicts_and_keep_null_keys(db: Any) -> None:
     await db.upsert_session(agent_session())
-    data = {"run_id": "r1", "agent_id": "a1", "team_id": None, "content": None, "status": "COMPLETED", "custom": {}}
+    data: dict[str, Any] = {
+        "run_id": "r1",
+        "agent_id": "a1",
+        "team_id": None,
+        "content": None,
+        "status": "COMPLETED",
+        "custom": {},
+    }
     await db.upsert_run(data, "s1")
     row = await db.get_run("r1", deserialize=False)
     assert row["run_data"] == data
@@ -107,7 +114,9 @@ async def test_an_update_replaces_the_data_and_keeps_the_place(db: Any) -> None:
     await db.upsert_run(run_of("r1", status="RUNNING", created_at=100, metadata={"old": 1}), "s1")
     await db.upsert_run(run_of("r2", status="RUNNING", created_at=200), "s1")
     before = int(time.time())
-    await db.upsert_run(run_of("r1", status="COMPLETED", created_at=999, content="done", agent_id="a2"), "s1", run_index=9)
+    await db.upsert_run(
+        run_of("r1", status="COMPLETED", created_at=999, content="done", agent_id="a2"), "s1", run_index=9
+    )
     row = await db.get_run("r1", deserialize=False)
     assert (row["status"], row["run_data"]["content"]) == ("COMPLETED", "done")
     assert "old" not in (row["run_data"].get("metadata") or {})
@@ -282,7 +291,9 @@ async def seed(db: Any) -> None:
             f"u{number % 3}",
         )
     await db.upsert_run(TeamRunOutput(run_id="team", team_id="t1", status=RunStatus.running, created_at=1), "s2", "u0")
-    await db.upsert_run(WorkflowRunOutput(run_id="flow", workflow_id="w1", status=RunStatus.running, created_at=2), "s2")
+    await db.upsert_run(
+        WorkflowRunOutput(run_id="flow", workflow_id="w1", status=RunStatus.running, created_at=2), "s2"
+    )
 
 
 async def test_run_filters_all_apply(db: Any) -> None:
@@ -311,7 +322,11 @@ async def test_run_filters_all_apply(db: Any) -> None:
 async def test_run_pages_have_no_gaps(db: Any) -> None:
     await seed(db)
     for filters, total in (({"session_id": "s1"}, 6), ({"user_id": "u0"}, 4), ({}, 10)):
-        for options in ({}, {"sort_by": "created_at", "sort_order": "desc"}, {"sort_by": "status", "sort_order": "asc"}):
+        for options in (
+            {},
+            {"sort_by": "created_at", "sort_order": "desc"},
+            {"sort_by": "status", "sort_order": "asc"},
+        ):
             seen: list[str] = []
             for page in range(1, 5):
                 rows, count = await db.get_runs(limit=3, page=page, deserialize=False, **filters, **options)

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import pytest
-
 from agno.db.base import SessionType
 from agno.run.agent import RunOutput
 from agno.run.team import TeamRunOutput
@@ -116,7 +115,9 @@ async def test_an_update_keeps_created_at_and_moves_updated_at(db: Any) -> None:
 
 async def test_an_update_with_none_clears(db: Any) -> None:
     await db.upsert_session(
-        agent_session(metadata={"a": 1}, session_data={"b": 2}, agent_data={"c": 3}, summary=SessionSummary(summary="x"))
+        agent_session(
+            metadata={"a": 1}, session_data={"b": 2}, agent_data={"c": 3}, summary=SessionSummary(summary="x")
+        )
     )
     await db.upsert_session(agent_session())
     row = await db.get_session("s1", deserialize=False)
@@ -287,7 +288,7 @@ async def test_a_stranger_renames_and_deletes_nothing(db: Any) -> None:
 
 
 async def test_upsert_sessions_stores_all_in_groups(db: Any) -> None:
-    sessions = [
+    sessions: list[Any] = [
         WorkflowSession(session_id="w", workflow_id="w1"),
         agent_session("a", created_at=1),
         TeamSession(session_id="t", team_id="t1"),
@@ -380,7 +381,9 @@ async def test_the_search_by_name_takes_text_as_text(db: Any, text: str) -> None
 
 
 async def test_the_search_by_name_sees_names_only(db: Any) -> None:
-    await db.upsert_session(agent_session("state", session_data={"session_state": {"k": "needle"}, "session_name": "x"}))
+    await db.upsert_session(
+        agent_session("state", session_data={"session_state": {"k": "needle"}, "session_name": "x"})
+    )
     await db.upsert_session(agent_session("null"))
     await db.upsert_session(named("name", "has NEEDLE in it"))
     assert [s.session_id for s in await db.get_sessions(session_name="needle")] == ["name"]

@@ -194,8 +194,7 @@ class Runs:
     @staticmethod
     def _fields(row: Row, existing: Stored | None) -> dict[str, FieldValue]:
         fields: dict[str, FieldValue] = {
-            name: row[name]
-            for name in (*FIXED, "user_id", "parent_run_id", "status", "updated_at")
+            name: row[name] for name in (*FIXED, "user_id", "parent_run_id", "status", "updated_at")
         }
         fields["deleted"] = False
         if existing is not None:

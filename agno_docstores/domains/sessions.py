@@ -106,7 +106,7 @@ class Incoming:
                 "updated_at": updated_at,
             }
         )
-        body = {name: NULL for name in SESSIONS.body}
+        body = dict.fromkeys(SESSIONS.body, NULL)
         body.update(stored.body or {} if stored is not None else {})
         body.update(self.body)
         return derived(fields, body), body
@@ -337,16 +337,12 @@ class Sessions:
             None, created_at=created_at, updated_at=updated_at[0] if updated_at is not None else created_at
         )
         first = fresh_head(incoming.user_id, new_token())
-        stored, new_head = await self._commit(
-            incoming.session_id, fields, body, Expect.ABSENT, (first, Expect.ABSENT)
-        )
+        stored, new_head = await self._commit(incoming.session_id, fields, body, Expect.ABSENT, (first, Expect.ABSENT))
         assert new_head is not None
         self.histories.begin(incoming.session_id, new_head)
         return stored
 
-    async def _replace(
-        self, incoming: Incoming, updated_at: tuple[int | None] | None, current: Stored
-    ) -> Stored:
+    async def _replace(self, incoming: Incoming, updated_at: tuple[int | None] | None, current: Stored) -> Stored:
         fields, body = incoming.over(
             current,
             created_at=current.fields["created_at"],  # type: ignore[arg-type]
@@ -477,9 +473,7 @@ class Sessions:
             current, head = await self.histories.heads(session_id)
             if current is None or head is None or current.fields.get("user_id") != owner_key(previous_user_id):
                 return False
-            active = Span(
-                RUNS.name, "order", (session_id,), body=False, limit=1, where=(In("status", ACTIVE),)
-            )
+            active = Span(RUNS.name, "order", (session_id,), body=False, limit=1, where=(In("status", ACTIVE),))
             if await self.kernel.span(active) or await self.histories.in_flight(session_id, head):
                 return False
             fields = derived({**current.fields, "user_id": new_owner}, current.body or {})
@@ -502,7 +496,7 @@ def _with_runs(stored: Stored, session: Session, deserialize: bool | None) -> Se
 
 def _readable(session: Stored, user_id: str | None) -> bool:
     """A read for a user sees that user's sessions, not the unowned ones."""
-    return user_id is None or bool(session.fields.get("user_id") == owner_key(user_id))
+    return user_id is None or session.fields.get("user_id") == str(user_id)
 
 
 def _may_replace(session: Stored, user_id: str | None) -> bool:
