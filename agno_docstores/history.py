@@ -205,9 +205,9 @@ class Histories:
         """Store a run under the condition that its session is unowned or `user_id`'s; the run as stored.
 
         `decide(existing, head)` says what to store, or None for nothing; it may be called again. A run that exists
-        stays in the session it is in. Assumes that an unknown run is new, unless `look_first`. Order and revision come from
-        the session's history. Raises `SessionNotFoundError`, `OwnershipError`. 1 request where the history was read by
-        this handle before and commits are atomic, 2 otherwise.
+        stays in the session it is in. Assumes that an unknown run is new, unless `look_first`. Order and revision come
+        from the session's history. Raises `SessionNotFoundError`, `OwnershipError`. 1 request where the history was
+        read by this handle before and commits are atomic, 2 otherwise.
         """
 
         async def attempt(fresh: bool) -> Stored | None:

@@ -500,7 +500,7 @@ def _readable(session: Stored, user_id: str | None) -> bool:
 
 
 def _may_replace(session: Stored, user_id: str | None) -> bool:
-    return bool(session.fields.get("user_id") in (None, user_id))
+    return session.fields.get("user_id") in (None, user_id)
 
 
 def _session_type(value: Any) -> SessionType | None:
@@ -508,4 +508,4 @@ def _session_type(value: Any) -> SessionType | None:
 
 
 def _ascending(sort_order: Any) -> bool:
-    return getattr(sort_order, "value", sort_order) == "asc"
+    return bool(getattr(sort_order, "value", sort_order) == "asc")
