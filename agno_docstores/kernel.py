@@ -41,7 +41,6 @@ from agno_docstores.port import (
     Rev,
     Span,
     Stored,
-    Touch,
     Write,
 )
 
@@ -255,9 +254,12 @@ class Kernel:
     # --- Writes -----------------------------------------------------------------------------------------------------
 
     async def commit(self, writes: Sequence[Write]) -> list[Rev | None]:
-        """All or nothing; raises `Conflict` if an expectation fails. A lost reply is resolved, not repeated blindly."""
+        """All or nothing; raises `Conflict` if an expectation fails.
+
+        A conflict may be with an earlier delivery of this very commit, sent again below us after its reply was lost:
+        then the store shows its token, and it has succeeded. So a conflict costs one read; success costs none.
+        """
         token = new_token()
-        unanswered = False
         attempt = 0
         while True:
             try:
@@ -265,18 +267,17 @@ class Kernel:
                 await self._ensure_before_write(writes)
                 return await self.driver.commit(writes, token)
             except Conflict:
-                if unanswered:
-                    revs = await self._applied(writes, token)
-                    if revs is not None:
-                        return revs
-                renewed = await self._over_expired(writes)
+                current = await self._retried(partial(self.driver.get_many, [write.ref for write in writes]))
+                revs = _revs_if_applied(writes, current, token)
+                if revs is not None:
+                    return revs
+                renewed = self._over_expired(writes, current)
                 if renewed is None:
                     raise
                 writes = renewed
             except StorageMissingError:
                 await self._provision(writes)
             except StoreUnavailableError as error:
-                unanswered = unanswered or error.maybe_applied
                 if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
                     raise
                 await self._back_off(attempt)
@@ -390,36 +391,34 @@ class Kernel:
     async def _back_off(self, attempt: int) -> None:
         await self.io.sleep(self.io.jitter() * min(BACKOFF_CAP, BACKOFF * 2**attempt))
 
-    async def _applied(self, writes: Sequence[Write], token: str) -> list[Rev | None] | None:
-        """The revisions of a commit whose reply was lost, if the store shows that it was applied."""
-        current = await self._retried(lambda: self.driver.get_many([write.ref for write in writes]))
-        revs: list[Rev | None] = []
-        mine = False
-        for write, record in zip(writes, current, strict=True):
-            if isinstance(write, Put):
-                mine = mine or (record is not None and record.rev.token == token)
-                revs.append(record.rev if record is not None else None)
-            elif isinstance(write, Delete):
-                revs.append(None)
-            else:
-                revs.append(record.rev if record is not None else None)
-        if not any(isinstance(write, Put) for write in writes):
-            mine = all(record is None for w, record in zip(writes, current, strict=True) if isinstance(w, Delete))
-        return revs if mine else None
-
-    async def _over_expired(self, writes: Sequence[Write]) -> list[Write] | None:
+    def _over_expired(self, writes: Sequence[Write], current: Sequence[Stored | None]) -> list[Write] | None:
         """The same writes, with "must be absent" turned into "must be this expired record" where that is what is there
         (the store's own reaper comes late). None if that is not why the commit failed."""
-        absent = [w for w in writes if isinstance(w, Put) and w.expect is Expect.ABSENT]
-        if not absent:
+        renewed: list[Write] = []
+        changed = False
+        for write, record in zip(writes, current, strict=True):
+            if (
+                isinstance(write, Put)
+                and write.expect is Expect.ABSENT
+                and record is not None
+                and self._alive(record) is None
+            ):
+                write = replace(write, expect=record.rev)
+                changed = True
+            renewed.append(write)
+        return renewed if changed else None
+
+
+def _revs_if_applied(writes: Sequence[Write], current: Sequence[Stored | None], token: str) -> list[Rev | None] | None:
+    """The revisions that a commit of this token has left, if the store shows that it was applied."""
+    if not any(record is not None and record.rev.token == token for record in current):
+        only_deletes = all(isinstance(write, Delete) for write in writes)
+        if not only_deletes or any(record is not None for record in current):
             return None
-        found = await self._retried(lambda: self.driver.get_many([write.ref for write in absent]))
-        expired = {record.ref: record.rev for record in found if record is not None and self._alive(record) is None}
-        if not expired:
-            return None
-        return [
-            replace(w, expect=expired[w.ref]) if not isinstance(w, Touch) and w.ref in expired else w for w in writes
-        ]
+    return [
+        None if isinstance(write, Delete) or record is None else record.rev
+        for write, record in zip(writes, current, strict=True)
+    ]
 
 
 def new_token() -> str:

@@ -38,7 +38,7 @@ class Awaitable:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.raw, name)
-        if not callable(value) or inspect.iscoroutinefunction(value):
+        if not inspect.isroutine(value) or inspect.iscoroutinefunction(value):
             return value
 
         async def call(*args: Any, **kwargs: Any) -> Any:

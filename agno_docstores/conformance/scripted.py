@@ -36,7 +36,8 @@ class ScriptedModel(Model):
         if isinstance(answer, str):
             return ModelResponse(role="assistant", content=answer)
         name, arguments = answer
-        call = {"id": f"call-{len(self.prompts)}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        function = {"name": name, "arguments": arguments}
+        call = {"id": f"call-{len(self.prompts)}", "type": "function", "function": function}
         return ModelResponse(role="assistant", content="", tool_calls=[call])
 
     def invoke(self, *args: Any, messages: list[Message] | None = None, **kwargs: Any) -> ModelResponse:
@@ -45,7 +46,9 @@ class ScriptedModel(Model):
     async def ainvoke(self, *args: Any, messages: list[Message] | None = None, **kwargs: Any) -> ModelResponse:
         return self._answer(messages or [])
 
-    def invoke_stream(self, *args: Any, messages: list[Message] | None = None, **kwargs: Any) -> Iterator[ModelResponse]:
+    def invoke_stream(
+        self, *args: Any, messages: list[Message] | None = None, **kwargs: Any
+    ) -> Iterator[ModelResponse]:
         yield self._answer(messages or [])
 
     async def ainvoke_stream(

@@ -1,0 +1,269 @@
+"""Multi-step operations, replayed with a fault at each of their calls.
+
+Whatever the fault: what was acknowledged is there, what was not acknowledged is there whole or not at all, another
+process can go on, repeating the operation converges, and nothing that was deleted comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from agno_docstores.conformance.runs import run_ids
+from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.history import GRACE
+from tests.faults import Crashed, Fault
+
+TRANSIENT = ("unreachable", "lost reply", "repeated")
+CRASHES = ("crash before", "crash after")
+CELLS = pytest.mark.cells(
+    "memory-sync*", "mongo-sync-standalone", "mongo-async-secantus", "dynamo-sync-moto", "dynamo-*-local",
+    "firestore-*-embedded",
+)  # fmt: skip
+MOST_CALLS = 60
+
+Operation = Callable[[Any], Awaitable[Any]]
+
+
+async def prepared(db: Any) -> None:
+    """A session of u with three runs, the last of them pending; another session beside it."""
+    await db.upsert_session(agent_session(user_id="u", session_data={"n": 0}))
+    for number in range(3):
+        status = "PENDING" if number == 2 else "COMPLETED"
+        await db.upsert_run(run_of(f"r{number}", status=status, content=None), "s1", "u")
+    await db.upsert_session(agent_session("other", user_id="u"))
+    await db.upsert_run(run_of("o0"), "other", "u")
+
+
+async def state(db: Any) -> dict[str, Any]:
+    """All that can be read, in a form that does not depend on time or places."""
+    rows, total = await db.get_sessions(deserialize=False, sort_by="session_id", sort_order="asc")
+    runs, count = await db.get_runs(deserialize=False, sort_by="run_id", sort_order="asc")
+    assert (total, count) == (len(rows), len(runs))
+    return {
+        "sessions": {
+            row["session_id"]: (row["user_id"], row["session_data"], [run["run_id"] for run in row["runs"]])
+            for row in rows
+        },
+        "runs": {run["run_id"]: (run["session_id"], run["status"], run["run_data"].get("content")) for run in runs},
+    }
+
+
+async def insert(db: Any) -> Any:
+    return (await db.upsert_session(agent_session("new", user_id="u", session_data={"n": 1}))).session_id
+
+
+async def replace(db: Any) -> Any:
+    return (await db.upsert_session(agent_session(user_id="u", session_data={"n": 1}))).session_data
+
+
+async def new_run(db: Any) -> Any:
+    return await db.upsert_run(run_of("new", status="COMPLETED", content="x"), "s1", "u")
+
+
+async def changed_run(db: Any) -> Any:
+    return await db.upsert_run(run_of("r2", status="COMPLETED", content="x"), "s1", "u")
+
+
+async def rename(db: Any) -> Any:
+    return (await db.rename_session("s1", None, "name")).session_data
+
+
+async def cancel(db: Any) -> Any:
+    return await db.cancel_pending_run("r2", session_id="s1", reason="x", user_id="u")
+
+
+async def update(db: Any) -> Any:
+    return await db.update_run_in_session("s1", "r2", {"status": "COMPLETED", "content": "y"}, user_id="u")
+
+
+async def delete_run(db: Any) -> Any:
+    return await db.delete_run("r1")
+
+
+async def delete(db: Any) -> Any:
+    return await db.delete_session("s1", user_id="u")
+
+
+async def transfer(db: Any) -> Any:
+    return await db.reassign_session_owner("other", previous_user_id="u", user_id="v")
+
+
+OPERATIONS: list[Operation] = [
+    insert, replace, new_run, changed_run, rename, cancel, update, delete_run, delete, transfer,
+]  # fmt: skip
+# What the same call answers when the crashed one had taken effect already.
+ANSWER_WHEN_DONE = {cancel: False, delete_run: False, delete: False, transfer: False}
+
+
+async def outcome_without_fault(operation: Operation, db: Any) -> tuple[Any, dict[str, Any]]:
+    answer = await operation(db)
+    return answer, await state(db)
+
+
+@pytest.fixture
+def fresh_storage(cell: Any) -> Callable[[], Any]:
+    return cell.storage
+
+
+@CELLS
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Operation) -> None:
+    """An unreachable moment, a lost reply, a call made twice: the operation succeeds, and has been done once."""
+    from agno_docstores.conformance.plugin import Awaitable as Handle
+    from agno_docstores.conformance.plugin import close
+
+    expected: tuple[Any, dict[str, Any]] | None = None
+    for kind in ("none", *TRANSIENT):
+        for at in range(1, MOST_CALLS):
+            fault = Fault(kind, at)
+            with cell.storage() as name:
+                db = Handle(cell.open(name))
+                await prepared(db)
+                if operation is transfer:
+                    await db.upsert_run(run_of("o0", status="COMPLETED"), "other", "u")
+                before = await run_ids(db)
+                db.io.hooks.append(fault)
+                answer = await operation(db)
+                db.io.hooks.clear()
+                found = (answer, await state(db))
+                reader = Handle(cell.open(name))
+                assert await state(reader) == found[1]
+                if operation is not delete:
+                    assert [run for run in await run_ids(reader) if run in before] == [
+                        run for run in before if run in found[1]["runs"]
+                    ]
+                await close(db.raw)
+                await close(reader.raw)
+            if expected is None:
+                expected = found
+            if not fault.struck:
+                break
+            assert found == expected, f"{kind} at call {at}"
+        else:
+            raise AssertionError(f"more than {MOST_CALLS} calls")
+
+
+@CELLS
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+async def test_a_crash_at_any_call_loses_nothing_and_can_be_repeated(
+    cell: Any, runner: Any, operation: Operation
+) -> None:
+    from agno_docstores.conformance.plugin import Awaitable as Handle
+    from agno_docstores.conformance.plugin import close
+
+    expected: dict[str, Any] | None = None
+    answered: Any = None
+    for kind in ("none", *CRASHES):
+        for at in range(1, MOST_CALLS):
+            fault = Fault(kind, at)
+            with cell.storage() as name:
+                db = Handle(cell.open(name))
+                await prepared(db)
+                if operation is transfer:
+                    await db.upsert_run(run_of("o0", status="COMPLETED"), "other", "u")
+                before = await state(db)
+                warm_reader = Handle(cell.open(name))
+                await warm_reader.get_session("s1")
+                db.io.hooks.append(fault)
+                if kind == "none":
+                    answered = await operation(db)
+                    expected = await state(db)
+                else:
+                    assert expected is not None
+                    try:
+                        await operation(db)
+                        assert not fault.struck
+                    except Crashed:
+                        survivor = Handle(cell.open(name))
+                        between = await state(survivor)
+                        if operation is not delete:  # whose cascade may be half done, out of sight
+                            assert between in (before, expected) or _only_partly(operation, between, before, expected)
+                        else:
+                            assert between["sessions"] in (before["sessions"], expected["sessions"])
+                        if survivor.io is not None:
+                            again = await operation(survivor)
+                            assert again in (answered, ANSWER_WHEN_DONE.get(operation, answered))
+                        assert await state(survivor) == expected, f"{kind} at call {at}"
+                        assert await state(warm_reader) == expected, f"{kind} at call {at}, seen by a warm cache"
+                        await close(survivor.raw)
+                await close(db.raw)
+                await close(warm_reader.raw)
+            if not fault.struck:
+                break
+        else:
+            raise AssertionError(f"more than {MOST_CALLS} calls")
+
+
+def _only_partly(operation: Operation, between: Any, before: Any, expected: Any) -> bool:
+    """The one operation that a single-document store does in two visible steps: session data, then the run."""
+    return False
+
+
+async def test_a_revision_whose_run_comes_late_is_not_lost(cell: Any, storage: str, open_another: Any) -> None:
+    """Where order and run are two writes: a reader between the two must still get the run afterwards."""
+    from agno_docstores.conformance.plugin import Awaitable as Handle
+    from agno_docstores.conformance.plugin import close
+
+    db, reader = Handle(open_another()), Handle(open_another())
+    await db.upsert_session(agent_session(user_id="u"))
+    await db.upsert_run(run_of("r0"), "s1", "u")
+    assert await run_ids(reader) == ["r0"]
+    slow = Handle(open_another())
+    fault = Fault("crash before", 0)
+    if not slow.raw._engine.driver.atomic:
+        # The writer takes its revision, and stores its run only after others have written and read.
+        driver = slow.raw._engine.driver
+        commit = driver.commit
+        held: list[Any] = []
+
+        async def hold(writes: Any, token: str) -> Any:
+            held.append((writes, token))
+            raise Crashed
+
+        driver.commit = hold
+        with pytest.raises(Crashed):
+            await slow.upsert_run(run_of("slow"), "s1", "u")
+        driver.commit = commit
+        assert await run_ids(reader) == ["r0"]
+        await db.upsert_run(run_of("r2"), "s1", "u")
+        assert await run_ids(reader) == ["r0", "r2"]
+        before = reader.io.calls.total()
+        assert await run_ids(reader) == ["r0", "r2"]
+        assert reader.io.calls.total() - before <= 2, "a gap costs one small read"
+        (writes, token) = held[0]
+        await commit(writes, token)
+        assert await run_ids(reader) == ["r0", "slow", "r2"]
+        assert await run_ids(db) == ["r0", "slow", "r2"]
+        before = reader.io.calls.total()
+        assert await run_ids(reader) == ["r0", "slow", "r2"]
+        assert reader.io.calls.total() - before == 1, "the gap is closed"
+    assert not fault.struck
+    for handle in (db, reader, slow):
+        await close(handle.raw)
+
+
+@pytest.mark.cells("memory-*-standalone")
+async def test_a_writer_that_died_is_given_up_after_a_while(
+    db: Any, another: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = another()
+    await db.upsert_session(agent_session(user_id="u"))
+    await db.upsert_run(run_of("r0"), "s1", "u")
+    db.io.hooks.append(Fault("crash after", 1))
+    with pytest.raises(Crashed):
+        await db.upsert_run(run_of("dead"), "s1", "u")
+    db.io.hooks.clear()
+    await db.upsert_run(run_of("r2"), "s1", "u")
+    assert await run_ids(reader) == ["r0", "r2"]
+    before = reader.io.calls.total()
+    await run_ids(reader)
+    assert reader.io.calls.total() - before == 2
+    later = reader.io.now() + GRACE + 10
+    monkeypatch.setattr(reader.io, "now", lambda: later)
+    await run_ids(reader)
+    before = reader.io.calls.total()
+    assert await run_ids(reader) == ["r0", "r2"]
+    assert reader.io.calls.total() - before == 1
