@@ -1,0 +1,200 @@
+"""The main job, shown: a conversation of a real Agno agent in each store, resumed by another process.
+
+`make demo` runs it on embedded servers (SecantusDB, moto, our Firestore emulator), sync and async. The model is a script,
+so no network is used. Exit code 0 only if every store gave the same history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+from agno.agent import Agent
+from agno.db.base import AsyncBaseDb
+
+from agno_docstores.conformance.plugin import Awaitable, close
+from agno_docstores.conformance.scripted import ScriptedModel
+from tests.meters import Proxy
+from tests.servers import EmbeddedFirestore, MotoServer, Secantus, Server
+
+FIRST_PROCESS = ("My name is Ada.", "I keep bees.", "They like lavender.")
+SECOND_PROCESS = ("What do you know about me?",)
+SESSION = {"session_id": "demo", "user_id": "ada"}
+TITLES = {"mongo": "MongoDB (SecantusDB)", "dynamo": "DynamoDB (moto)", "firestore": "Firestore (embedded emulator)"}
+
+
+def servers() -> dict[str, Server]:
+    return {"mongo": Secantus(), "dynamo": MotoServer(), "firestore": EmbeddedFirestore()}
+
+
+# --- In the child processes -------------------------------------------------------------------------------------------
+
+
+def open_store(store: str, mode: str, address: str) -> Any:
+    """The one line that a user changes, for each store."""
+    if store == "mongo":
+        from agno_docstores_mongo import AsyncMongoDocstore, MongoDocstore
+
+        mongo = MongoDocstore if mode == "sync" else AsyncMongoDocstore
+        return mongo(db_url=f"{address}/?directConnection=true", db_name=f"demo_{mode}")
+    if store == "dynamo":
+        from agno_docstores_dynamo import AsyncDynamoDocstore, DynamoDocstore
+
+        dynamo = DynamoDocstore if mode == "sync" else AsyncDynamoDocstore
+        keys = {"aws_access_key_id": "demo", "aws_secret_access_key": "demo"}
+        return dynamo(endpoint_url=address, region_name="us-east-1", table_name=f"demo_{mode}", **keys)
+    from agno_docstores_firestore import AsyncFirestoreDocstore, FirestoreDocstore
+
+    os.environ["FIRESTORE_EMULATOR_HOST"] = address
+    firestore = FirestoreDocstore if mode == "sync" else AsyncFirestoreDocstore
+    return firestore(project_id=f"demo-{mode}")
+
+
+async def converse(db: Any, questions: tuple[str, ...], proxy: Proxy) -> dict[str, Any]:
+    """Ask an agent each question; what its last prompt held, and what the last turn cost."""
+    model = ScriptedModel()
+    agent = Agent(
+        id="beekeeper", model=model, db=db, add_history_to_context=True, num_history_runs=10, telemetry=False, **SESSION
+    )
+    cost: dict[str, int] = {}
+    for question in questions:
+        proxy.traffic.reset()
+        before = db.io.calls.total()
+        if isinstance(db, AsyncBaseDb):
+            await agent.arun(question)
+        else:
+            agent.run(question)
+        await asyncio.sleep(0.05)
+        cost = {"requests": db.io.calls.total() - before, "bytes": proxy.traffic.total}
+    prompt = [str(message.content) for message in model.prompts[-1] if message.role == "user"]
+    return {"prompt": prompt, **cost}
+
+
+async def child(store: str, mode: str, address: str, part: str) -> dict[str, Any]:
+    """One process of the demonstration."""
+    host, _, port = address.rpartition("://")[2].partition(":")
+    proxy = Proxy(host, int(port))
+    proxied = address.replace(f"{host}:{port}", f"127.0.0.1:{proxy.port}")
+    raw = open_store(store, mode, proxied)
+    db = Awaitable(raw)
+    result = await converse(raw, FIRST_PROCESS if part == "first" else SECOND_PROCESS, proxy)
+    if part == "second":
+        renamed = await db.rename_session(session_id="demo", session_type=None, session_name="Bees", user_id="ada")
+        session = await db.get_session("demo", user_id="ada")
+        result["name"] = renamed.session_data["session_name"]
+        result["runs"] = len(session.runs)
+        result["history"] = [[run.input.input_content, run.content] for run in session.runs]
+    await close(raw)
+    proxy.close()
+    return result
+
+
+# --- In the parent ----------------------------------------------------------------------------------------------------
+
+
+def run_child(store: str, mode: str, address: str, part: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.demo", "child", store, mode, address, part]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{store} {mode} {part}: {done.stderr.strip()[-2000:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def stored(store: str, address: str) -> dict[str, Any]:
+    """The stored documents as they lie there, read with the store's own SDK."""
+    if store == "mongo":
+        import pymongo
+
+        with pymongo.MongoClient(address, directConnection=True) as client:
+            database = client["demo_sync"]
+            return {name: database[name].find_one({"_rev": {"$exists": True}}) for name in ("agno_sessions", "agno_runs")}
+    if store == "dynamo":
+        import boto3
+
+        client = boto3.client(
+            "dynamodb", endpoint_url=address, region_name="us-east-1", aws_access_key_id="demo",
+            aws_secret_access_key="demo",
+        )  # fmt: skip
+        items = client.scan(TableName="demo_sync")["Items"]
+        return {f"{item['pk']['S']}  {item['sk']['S']}": item for item in sorted(items, key=lambda i: i["sk"]["S"])[:4]}
+    os.environ["FIRESTORE_EMULATOR_HOST"] = address
+    from google.cloud import firestore
+
+    found: dict[str, Any] = {}
+    for collection in firestore.Client(project="demo-sync").collections():
+        snapshot = next(iter(collection.limit(1).stream()))
+        found[f"{collection.id}/{snapshot.id}"] = snapshot.to_dict()
+    return found
+
+
+def readable(value: Any) -> Any:
+    """What a person can read of a stored value: long text cut, bytes named by their size."""
+    if isinstance(value, dict):
+        return {str(key): readable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [readable(item) for item in value[:3]] + (["..."] if len(value) > 3 else [])
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes: {base64.b64encode(value[:12]).decode()}...>"
+    if isinstance(value, str) and len(value) > 90:
+        return f"{value[:90]}... ({len(value)} characters)"
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def main() -> int:
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.pretty import Pretty
+    from rich.table import Table
+
+    console = Console(width=120 if not sys.stdout.isatty() else None)
+    console.rule("agno-docstores: one conversation, three stores, two processes")
+    table = Table(title="The last turn, by a process that had the history in the store only")
+    for column in ("store", "mode", "runs stored", "requests", "bytes", "history in the prompt"):
+        table.add_column(column, justify="left" if column in {"store", "mode"} else "right")
+    expected = list(FIRST_PROCESS + SECOND_PROCESS)
+    histories: dict[tuple[str, str], Any] = {}
+    healthy = True
+    running = servers()
+    try:
+        for store, server in running.items():
+            address = server.start()
+            for mode in ("sync", "async"):
+                run_child(store, mode, address, "first")
+                result = run_child(store, mode, address, "second")
+                histories[store, mode] = result["history"]
+                good = result["prompt"] == expected and result["name"] == "Bees" and result["runs"] == len(expected)
+                healthy = healthy and good
+                table.add_row(
+                    TITLES[store], mode, str(result["runs"]), str(result["requests"]), f"{result['bytes']:,}",
+                    "[green]all of it[/]" if good else f"[red]{result['prompt']}[/]",
+                )  # fmt: skip
+                console.print(f"{TITLES[store]}, {mode}: process 1 asked {len(FIRST_PROCESS)} questions and ended, "
+                              f"process 2 resumed with {len(result['prompt']) - 1} of them in its prompt, "
+                              f"and renamed the session to {result['name']!r}")  # fmt: skip
+            documents = {name: readable(document) for name, document in stored(store, address).items()}
+            console.print(Panel(Pretty(documents, max_length=24), title=f"As stored in {TITLES[store]}"))
+    finally:
+        for server in running.values():
+            server.stop()
+    console.print(table)
+    same = len({json.dumps(history) for history in histories.values()}) == 1
+    if healthy and same:
+        console.print("[green]Every store gave the same history.[/]")
+        for asked, answered in next(iter(histories.values())):
+            console.print(f"  {asked}  ->  {answered}")
+        return 0
+    console.print("[red]The stores differ.[/]")
+    console.print(histories)
+    return 1
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        print(json.dumps(asyncio.run(child(*sys.argv[2:6]))))
+        sys.exit(0)
+    sys.exit(main())
