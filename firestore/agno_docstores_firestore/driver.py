@@ -1,0 +1,512 @@
+"""The Firestore driver: the port over six RPCs, which commit atomically across documents and read strongly.
+
+It speaks through the generated client that `google.cloud.firestore.Client` holds, with that client's credentials,
+channel and metadata, because the layer above it cannot do what the port asks: replace a document under a precondition,
+leave out the SDK's own retries (a Commit that is sent twice after a lost reply fails on its own success; the kernel
+recognises that by the commit's token), bound every call in time. One code path serves the sync and the async client.
+
+How the port maps: a `Rev` is the document's `update_time`, checked by the server as the commit's precondition; every
+write stores a new token, so every write changes it. All reads, queries included, are strongly consistent. No query
+needs a composite index (documents.py). Billed: a read for each document returned or missing, 1 for each 1,000 counted.
+
+Collections need no creation. An operator may, for each collection: leave `body` out of the automatic indexes, which
+saves two index entries a document, and have Firestore remove what has expired (readers ignore it anyway):
+
+    gcloud firestore indexes fields update body --collection-group=agno_runs --disable-indexes
+    gcloud firestore fields ttls update expires_at --collection-group=agno_runs --enable-ttl
+
+The declared fields are for people and their ad-hoc queries; the driver queries `ix_` fields alone, so the others may be
+exempted likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from google.api_core import exceptions as gcp
+from google.auth.exceptions import GoogleAuthError
+from google.cloud.firestore_v1 import types
+
+from agno_docstores.errors import (
+    Conflict,
+    PayloadTooLargeError,
+    ProvisioningError,
+    StoreError,
+    StoreUnavailableError,
+)
+from agno_docstores.io import Io
+from agno_docstores.port import (
+    EVERYTHING,
+    Condition,
+    Delete,
+    Driver,
+    Expect,
+    Failed,
+    FieldValue,
+    Kind,
+    Page,
+    Put,
+    Ref,
+    Rev,
+    Span,
+    Stored,
+    Touch,
+    Write,
+)
+from agno_docstores_firestore import documents
+from agno_docstores_firestore.clients import Clients
+
+FIRST_TIMEOUT: Final = 9.0  # seconds of a call before any was answered: a server that is not there is reported soon
+TIMEOUT: Final = 30.0
+STREAM_TIMEOUT: Final = 120.0
+PAGE, HEADER_PAGE = 300, 1_000  # documents of one query, with bodies and without
+GET_BATCH: Final = 300
+MAX_WRITES: Final = 500  # of one BatchWrite
+MAX_REQUEST: Final = 10 * 1024 * 1024 - 4_096  # bytes; the rest is left to what surrounds the writes
+MAX_BATCH: Final = 4 * 1024 * 1024 - 65_536  # bytes of one BatchWrite; Google's emulator takes no larger message
+ATTEMPTS: Final = 6  # of writes that the store did not process, and of an addition against other writers
+BACKOFF: Final = 0.02  # seconds, doubled at each attempt
+
+_WRITES: Final = frozenset({"commit", "batch_write"})
+_NAME: Final = "__name__"
+# Codes of google.rpc.Status, per write of a BatchWrite.
+_OK: Final = 0
+_CONFLICTS: Final = frozenset({5, 6, 9})  # not found, already exists, failed precondition
+_UNPROCESSED: Final = frozenset({4, 8, 10, 13, 14})  # deadline, exhausted, aborted, internal, unavailable
+
+# The raw protobuf classes: proto-plus wrappers cost several times as much for each field access.
+_WritePb: Any = types.Write.pb()
+_QueryPb: Any = types.StructuredQuery.pb()
+_Filter: Any = types.StructuredQuery.FieldFilter.Operator
+_Direction: Any = types.StructuredQuery.Direction
+
+
+class FirestoreDriver(Driver):
+    """`compress`: keep long bodies compressed; both forms are read, whatever the setting."""
+
+    store = "firestore"
+    atomic = True
+    implicit_tables = False
+    optional_indexes = True
+    pushes = frozenset()
+
+    def __init__(
+        self,
+        io: Io,
+        kinds: Mapping[str, Kind],
+        tables: Mapping[str, str],
+        clients: Clients,
+        *,
+        compress: bool = True,
+    ) -> None:
+        super().__init__(io, kinds, tables)
+        io.translate = self._translated
+        self.clients = clients
+        self.collections = documents.collections(kinds, tables)
+        self._compress = compress
+        self._answered = False
+
+    def address(self) -> str:
+        return str(self.clients.place)
+
+    def create_command(self, kind: str) -> str:
+        """The database has to exist; the rest is optional: indexes not needed, and removal of what has expired."""
+        place = self.clients.place
+        where = f"--project={place.project or 'PROJECT'} --database='{place.database}'"
+        group = f"--collection-group={self.collections[kind]} {where}"
+        return " && ".join(
+            (
+                f"gcloud firestore databases create --location=LOCATION {where}",
+                f"gcloud firestore indexes fields update body {group} --disable-indexes",
+                f"gcloud firestore fields ttls update expires_at {group} --enable-ttl",
+            )
+        )
+
+    async def open(self) -> None:
+        """Make the client: no request of ours, though the SDK may look for credentials."""
+        self._client()
+
+    async def close(self) -> None:
+        await self.clients.close()
+
+    async def ensure(self, kinds: Sequence[Kind]) -> None:
+        """Nothing to create: one read of at most one key shows that the database is there and may be read."""
+        for kind in kinds[:1]:
+            await self.exists(self.tables[kind.name])
+
+    async def exists(self, table: str) -> bool:
+        """A collection exists while it holds a document. 1 request, 1 read."""
+        query = self._query_from(documents.segment(table))
+        query.select.fields.add(field_path=_NAME)
+        query.limit.value = 1
+        return bool(await self._run_query(query))
+
+    # --- Reading ----------------------------------------------------------------------------------------------------
+
+    async def get(self, ref: Ref) -> Stored | None:
+        """1 request, 1 read."""
+        return (await self._get([ref], "get"))[0]
+
+    async def get_many(self, refs: Sequence[Ref]) -> list[Stored | None]:
+        """1 request for each 300, over any number of kinds; a read for each."""
+        batches = [self._get(refs[n : n + GET_BATCH], "get_all") for n in range(0, len(refs), GET_BATCH)]
+        return [record for batch in await self.io.gather(*batches) for record in batch]
+
+    async def _get(self, refs: Sequence[Ref], op: str) -> list[Stored | None]:
+        names = [self._name(ref) for ref in refs]
+        request = types.BatchGetDocumentsRequest.pb()(database=self._database())
+        request.documents.extend(dict.fromkeys(names))
+        wanted = {documents.BODY: None}
+        for kind in {ref.kind: self.kinds[ref.kind] for ref in refs}.values():
+            wanted |= dict.fromkeys(documents.header_fields(kind))
+        request.mask.field_paths.extend(wanted)
+        answers = await self._stream(op, "batch_get_documents", types.BatchGetDocumentsRequest.wrap(request))
+        found: dict[str, Any] = {}
+        for answer in map(types.BatchGetDocumentsResponse.pb, answers):
+            if answer.WhichOneof("result") == "found":
+                found[answer.found.name] = answer.found
+            elif answer.WhichOneof("result") == "missing":
+                found[answer.missing] = None
+        if len(found) < len(request.documents):  # not there is what the store says, not what it leaves out
+            raise StoreUnavailableError(op, self.address(), "the answer is incomplete")
+        return [
+            documents.read(found[name], self.kinds[ref.kind], body=True) if found[name] is not None else None
+            for ref, name in zip(refs, names, strict=True)
+        ]
+
+    async def scan(self, span: Span) -> Page:
+        """Strong for every index. 1 request and a read for each record; where `where` drops records of a limited page,
+        it asks again for a multiple, so that few matches cost few requests."""
+        most = PAGE if span.body else HEADER_PAGE
+        size = min(span.limit or most, most)
+        records: list[Stored] = []
+        after: str | None = span.after
+        while True:
+            found = await self._run_query(self._query(span, after, size))
+            cursor = self._cursor(span, found[-1]) if len(found) == size else None
+            for document in found:
+                if not documents.is_record(document):
+                    continue
+                record = documents.read(document, self.kinds[span.kind], body=span.body)
+                if not all(condition.holds(record.fields) for condition in span.where):
+                    continue
+                records.append(record)
+                if span.limit is not None and len(records) == span.limit:
+                    last = document is found[-1] and cursor is None
+                    return Page(records, None if last else self._cursor(span, document))
+            if cursor is None or span.limit is None:
+                return Page(records, cursor)
+            after, size = cursor, min(most, size * (2 if span.body else 4))
+
+    async def count(self, span: Span) -> int:
+        """1 request, a read for each 1,000 entries."""
+        request = types.RunAggregationQueryRequest.pb()(parent=self._documents())
+        query = self._query(replace(span, after=None), None, None)
+        query.ClearField("select")
+        request.structured_aggregation_query.structured_query.CopyFrom(query)
+        request.structured_aggregation_query.aggregations.add(alias="n").count.SetInParent()
+        wrapped = types.RunAggregationQueryRequest.wrap(request)
+        answers = await self._stream("count", "run_aggregation_query", wrapped)
+        for answer in map(types.RunAggregationQueryResponse.pb, answers):
+            if "n" in answer.result.aggregate_fields:
+                return int(answer.result.aggregate_fields["n"].integer_value)
+        raise StoreUnavailableError("count", self.address(), "the answer is incomplete")
+
+    def _query_from(self, collection: str) -> Any:
+        query = _QueryPb()
+        query.from_.add(collection_id=collection)
+        return query
+
+    def _query(self, span: Span, after: str | None, limit: int | None) -> Any:
+        """The query of a span: one range over one field, in the order of that field."""
+        kind = self.kinds[span.kind]
+        query = self._query_from(self.collections[span.kind])
+        wanted = [*documents.header_fields(kind), *([documents.BODY] if span.body else [])]
+        if span.index == EVERYTHING:
+            query.order_by.add(direction=_Direction.ASCENDING).field.field_path = _NAME
+        else:
+            path = ".".join(documents.index_path(kind, kind.index(span.index), span.eq))
+            wanted.append(path)
+            first, last = documents.index_range(span.eq, span.low, span.high)
+            bounds = query.where.composite_filter
+            bounds.op = types.StructuredQuery.CompositeFilter.Operator.AND
+            for operator, text in ((_Filter.GREATER_THAN_OR_EQUAL, first), (_Filter.LESS_THAN, last)):
+                if text is not None:
+                    bound = bounds.filters.add().field_filter
+                    bound.field.field_path, bound.op, bound.value.string_value = path, operator, text
+            direction = _Direction.DESCENDING if span.descending else _Direction.ASCENDING
+            query.order_by.add(direction=direction).field.field_path = path
+        for name in wanted:
+            query.select.fields.add(field_path=name)
+        if after is not None:
+            # `before` is False: the page starts behind the position.
+            position = query.start_at.values.add()
+            if span.index == EVERYTHING:
+                position.reference_value = f"{self._documents()}/{self.collections[span.kind]}/{after}"
+            else:
+                position.string_value = after
+        if limit is not None:
+            query.limit.value = limit
+        return query
+
+    def _cursor(self, span: Span, document: Any) -> str:
+        """The position of a document of a page: the text of its index entry, or its id."""
+        if span.index == EVERYTHING:
+            return str(document.name.rpartition("/")[2])
+        kind = self.kinds[span.kind]
+        name, *slot = documents.index_path(kind, kind.index(span.index), span.eq)
+        value = document.fields[name]
+        return str((value.map_value.fields[slot[0]] if slot else value).string_value)
+
+    async def _run_query(self, query: Any) -> list[Any]:
+        request = types.RunQueryRequest.pb()(parent=self._documents())
+        request.structured_query.CopyFrom(query)
+        answers = await self._stream("run_query", "run_query", types.RunQueryRequest.wrap(request))
+        raw = map(types.RunQueryResponse.pb, answers)
+        return [answer.document for answer in raw if answer.HasField("document")]
+
+    # --- Writing ----------------------------------------------------------------------------------------------------
+
+    async def commit(self, writes: Sequence[Write], token: str) -> list[Rev | None]:
+        """1 request, whatever the number of documents."""
+        writes = await self._dated(writes)
+        request = types.CommitRequest.pb()(database=self._database())
+        request.writes.extend(self._write(write, token) for write in writes)
+        largest = max(range(len(writes)), key=lambda n: request.writes[n].ByteSize(), default=0)
+        if writes and request.ByteSize() > MAX_REQUEST:
+            ref = writes[largest].ref
+            raise PayloadTooLargeError(ref.kind, ref.id, request.ByteSize(), MAX_REQUEST)
+        conditional = [write.ref for write in writes if write.expect is not Expect.ANY or isinstance(write, Touch)]
+        try:
+            response = await self._call("commit", "commit", types.CommitRequest.wrap(request))
+        except Conflict as conflict:
+            if not conditional:  # contention alone: nothing that reading again would change
+                raise StoreUnavailableError("commit", self.address(), str(conflict.__cause__)) from conflict
+            raise Conflict(conditional) from conflict.__cause__
+        except StoreError as error:
+            if writes and _is_too_large(error.reason):
+                ref = writes[largest].ref
+                size = request.writes[largest].ByteSize()
+                raise PayloadTooLargeError(ref.kind, ref.id, size, documents.MAX_DOCUMENT) from error
+            raise
+        results = types.CommitResponse.pb(response).write_results
+        return [
+            None if isinstance(write, Delete) else Rev(token, documents.update_time(result.update_time))
+            for write, result in zip(writes, results, strict=True)
+        ]
+
+    async def write_many(self, writes: Sequence[Write], token: str) -> list[Failed]:
+        """1 request for each 500 writes or 4 MiB, each write on its own (BatchWrite)."""
+        failed: list[Failed] = []
+        pending: list[tuple[Write, Any]] = []
+        for write in await self._dated(writes):
+            try:
+                pending.append((write, self._write(write, token)))
+            except PayloadTooLargeError as error:
+                failed.append(Failed(write, error))
+        sent = False
+        for attempt in range(ATTEMPTS):
+            unprocessed: list[tuple[Write, Any]] = []
+            errors: list[Failed] = []
+            for batch in _batches(pending):
+                try:
+                    statuses = await self._batch_write([message for _, message in batch])
+                except StoreError as error:
+                    if not sent:
+                        raise  # nothing of it is known to be applied: the kernel tries it all again
+                    failed += [Failed(write, error) for write, _ in batch]
+                    continue
+                sent = True
+                for (write, message), status in zip(batch, statuses, strict=True):
+                    if status.code == _OK:
+                        continue
+                    if status.code in _CONFLICTS:
+                        failed.append(Failed(write, Conflict([write.ref])))
+                    elif status.code in _UNPROCESSED:
+                        unprocessed.append((write, message))
+                        unavailable = StoreUnavailableError("batch_write", self.address(), status.message)
+                        errors.append(Failed(write, unavailable))
+                    else:
+                        failed.append(Failed(write, StoreError("batch_write", self.address(), status.message)))
+            if not unprocessed:
+                return failed
+            pending = unprocessed
+            await self._back_off(attempt)
+        return failed + errors
+
+    async def _batch_write(self, messages: Sequence[Any]) -> Sequence[Any]:
+        request = types.BatchWriteRequest.pb()(database=self._database())
+        request.writes.extend(messages)
+        response = await self._call("batch_write", "batch_write", types.BatchWriteRequest.wrap(request))
+        statuses: Sequence[Any] = types.BatchWriteResponse.pb(response).status
+        return statuses
+
+    async def add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
+        """Firestore has no increment under a condition on other fields, so this reads and commits under the revision.
+        2 requests, 2 more for each lost race. A repetition after a lost reply finds its own token and adds nothing."""
+        for attempt in range(ATTEMPTS):
+            current = await self.get(ref)
+            if current is not None and current.rev.token == token:
+                return current
+            if current is None or not all(condition.holds(current.fields) for condition in guard):
+                return None
+            fields: dict[str, FieldValue] = dict(current.fields)
+            for name, delta in deltas.items():
+                value = fields.get(name)
+                fields[name] = (value if isinstance(value, int) else 0) + delta
+            try:
+                revs = await self.commit(
+                    [Put(current.ref, fields, current.body or {}, current.rev, current.expires_at)], token
+                )
+            except Conflict:
+                await self._back_off(attempt)
+                continue
+            assert revs[0] is not None
+            return replace(current, rev=revs[0], fields=fields)
+        raise Conflict([ref])
+
+    def _write(self, write: Write, token: str) -> Any:
+        message = _WritePb()
+        if isinstance(write, Delete):
+            message.delete = self._name(write.ref)
+        else:
+            message.update.name = self._name(write.ref)
+            if isinstance(write, Put):
+                # No update mask: the document is replaced whole.
+                kind = self.kinds[write.ref.kind]
+                documents.fill(message.update, kind, write, token, compress=self._compress)
+            else:
+                message.update.fields[documents.REV].string_value = token
+                documents.fill_expiry(message.update, write.expires_at)
+                # Named in the mask and not given: the field is removed.
+                message.update_mask.field_paths.extend([documents.REV, documents.EXPIRES_AT])
+        if isinstance(write.expect, Rev):
+            seconds, nanos = divmod(write.expect.at, 1_000_000_000)
+            message.current_document.update_time.seconds = seconds
+            message.current_document.update_time.nanos = nanos
+        elif write.expect is Expect.ABSENT:
+            message.current_document.exists = False
+        elif isinstance(write, Touch):
+            message.current_document.exists = True
+        return message
+
+    async def _dated(self, writes: Sequence[Write]) -> list[Write]:
+        """The same writes, with the time that a revision known by its token alone has in the store."""
+        undated = [w for w in writes if isinstance(w.expect, Rev) and not isinstance(w.expect.at, int)]
+        if not undated:
+            return list(writes)
+        found = await self.get_many([write.ref for write in undated])
+        current = {record.ref: record.rev for record in found if record is not None}
+        lost = [write.ref for write in undated if current.get(write.ref) != write.expect]
+        if lost:
+            raise Conflict(lost)
+        return [replace(w, expect=current[w.ref]) if w in undated else w for w in writes]
+
+    # --- Names and calls --------------------------------------------------------------------------------------------
+
+    def _client(self) -> Any:
+        try:
+            return self.clients.current()
+        except (GoogleAuthError, OSError) as error:  # OSError: no project named anywhere
+            raise StoreError("connect", self.address(), str(error)) from error
+
+    def _database(self) -> str:
+        database: str = self._client()._database_string
+        return database
+
+    def _documents(self) -> str:
+        return f"{self._database()}/documents"
+
+    def _name(self, ref: Ref) -> str:
+        return f"{self._documents()}/{self.collections[ref.kind]}/{documents.segment(ref.id)}"
+
+    async def _call(self, op: str, method: str, request: Any) -> Any:
+        client = self._client()
+        timeout = TIMEOUT if self._answered else FIRST_TIMEOUT
+        answer = await self.io(
+            getattr(client._firestore_api, method),
+            request=request,
+            retry=None,
+            timeout=timeout,
+            metadata=client._rpc_metadata,
+            op=op,
+        )
+        self._answered = True
+        return answer
+
+    async def _stream(self, op: str, method: str, request: Any) -> list[Any]:
+        client = self._client()
+        timeout = STREAM_TIMEOUT if self._answered else FIRST_TIMEOUT
+        answers: list[Any] = await self.io(
+            self.clients.drain,
+            getattr(client._firestore_api, method),
+            request=request,
+            retry=None,
+            timeout=timeout,
+            metadata=client._rpc_metadata,
+            op=op,
+        )
+        self._answered = True
+        return answers
+
+    async def _back_off(self, attempt: int) -> None:
+        await self.io.sleep(self.io.jitter() * BACKOFF * 2**attempt)
+
+    def _translated(self, operation: str, error: Exception) -> Exception | None:
+        """What an error of the SDK means to the kernel; None: nothing of the SDK's."""
+        where, write = self.address(), operation in _WRITES
+        if isinstance(error, GoogleAuthError):
+            return StoreError(operation, where, f"no usable credentials: {error}")
+        if not isinstance(error, gcp.GoogleAPICallError):
+            return None
+        reason = f"{type(error).__name__}: {error.message}"
+        if isinstance(error, gcp.NotFound) and "database" in error.message and "does not exist" in error.message:
+            command = self.create_command(next(iter(self.kinds))).split(" && ")[0]
+            return ProvisioningError(self.clients.place.database, command, "is no database of this project")
+        if write and _is_lost_race(error):
+            return Conflict()
+        if isinstance(error, gcp.ResourceExhausted | gcp.Aborted) and not _is_too_large(reason):
+            return StoreUnavailableError(operation, where, reason)
+        if isinstance(error, gcp.DeadlineExceeded):
+            # Before any answer, this is a server that is not there, and has been waited for already.
+            return StoreUnavailableError(operation, where, reason, maybe_applied=write, retryable=self._answered)
+        if isinstance(error, gcp.ServerError | gcp.Cancelled) and not isinstance(
+            error, gcp.MethodNotImplemented | gcp.DataLoss
+        ):
+            return StoreUnavailableError(operation, where, reason, maybe_applied=write)
+        if isinstance(error, gcp.PermissionDenied | gcp.Unauthenticated):
+            reason += " (these credentials need the role roles/datastore.user on the project)"
+        return StoreError(operation, where, reason)
+
+
+def _is_lost_race(error: gcp.GoogleAPICallError) -> bool:
+    """Whether a write was refused because of what is stored, or of who writes at the same time."""
+    if isinstance(error, gcp.FailedPrecondition):
+        # The same code says that the deployment cannot do this at all; no reading again would help there.
+        return not any(sign in error.message for sign in ("Datastore Mode", "index", "billing"))
+    return isinstance(error, gcp.AlreadyExists | gcp.NotFound | gcp.Aborted)
+
+
+def _is_too_large(reason: str) -> bool:
+    """Whether it was refused for its size: of a value, a document, a request, a message of gRPC."""
+    signs = ("is longer than", "exceeds the maximum", "payload size exceeds", "exceeds maximum size")
+    return any(sign in reason for sign in signs)
+
+
+def _batches(pending: Sequence[tuple[Write, Any]]) -> list[list[tuple[Write, Any]]]:
+    """Writes in groups that one BatchWrite takes: 500, `MAX_BATCH`, no document twice."""
+    batches: list[list[tuple[Write, Any]]] = []
+    names: set[str] = set()
+    room = 0
+    for write, message in pending:
+        name = message.delete or message.update.name
+        size = message.ByteSize() + 8
+        if not batches or len(batches[-1]) == MAX_WRITES or size > room or name in names:
+            batches.append([])
+            names, room = set(), MAX_BATCH
+        batches[-1].append((write, message))
+        names.add(name)
+        room -= size
+    return batches
