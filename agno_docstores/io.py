@@ -87,7 +87,10 @@ class Io:
         self.hooks: list[Hook] = []
 
     async def __call__(self, fn: Callable[..., Any], *args: Any, op: str | None = None, **kwargs: Any) -> Any:
-        """Make one call of the client. `op` names it where the function's own name says too little."""
+        """Make one call of the client. `op` names it where the function's own name says too little.
+
+        The call must be one that can be made again (not the rest of an open cursor): a network may deliver it twice.
+        """
         operation: str = op or getattr(fn, "__name__", None) or type(fn).__name__
         while True:
             self.calls[operation] += 1
@@ -148,7 +151,15 @@ class SyncIo(Io):
         time.sleep(seconds)
 
     async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
-        return [await awaitable for awaitable in awaitables]
+        results: list[T] = []
+        try:
+            for awaitable in awaitables:
+                results.append(await awaitable)
+        finally:
+            for left in awaitables[len(results) :]:
+                if isinstance(left, Coroutine):
+                    left.close()
+        return results
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:

@@ -50,17 +50,19 @@ UNAVAILABLE_ATTEMPTS = 5  # of one operation against a store that throttles or d
 CONFLICT_ATTEMPTS = 40  # of one transaction against other writers
 BACKOFF, BACKOFF_CAP = 0.02, 0.5  # seconds; each wait is a random part of min(cap, BACKOFF * 2**n)
 WRITE_BATCH = 500  # writes handed to a driver at once
+SEARCH_PAGE = 500  # headers asked for at a time where most may not match
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """Records of a kind that satisfy all conditions, in the order of a field, then the id ("id": of the id alone);
-    None: no order asked."""
+    None: no order asked. `implied`: conditions that follow from `where`, for an index that knows only those."""
 
     kind: Kind
     where: tuple[Condition, ...] = ()
     sort: str | None = None
     descending: bool = False
+    implied: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,6 @@ class Kernel:
         self.provision = provision
         self.recent = Recent()
         self._ensured: set[str] = set()
-        self._opened: set[int] = set()
 
     @property
     def io(self) -> Io:
@@ -180,7 +181,7 @@ class Kernel:
     def plan(self, query: Query) -> Plan:
         """The index that narrows most, then the one that also gives the order asked for."""
         equal: dict[str, Any] = {}
-        for condition in query.where:
+        for condition in (*query.where, *query.implied):
             if isinstance(condition, Eq | Has) and condition.value is not None:
                 equal.setdefault(condition.field, condition)
         usable = [
@@ -214,8 +215,11 @@ class Kernel:
         found: list[Stored] = []
         seen: set[str] = set()
         cursor: Any = None
+        pushed = all(type(condition) in self.driver.pushes for condition in plan.residual)
         while True:
             ask = None if need is None else need - len(found)
+            if ask is not None and not body and not pushed:
+                ask = max(ask, SEARCH_PAGE)
             span = replace(plan.span, after=cursor, limit=ask, body=body)
             page = await self._reading(partial(self.driver.scan, span), Page([]))
             for record in page.records:
@@ -263,7 +267,7 @@ class Kernel:
         attempt = 0
         while True:
             try:
-                await self._ready()
+                await self.driver.open()
                 await self._ensure_before_write(writes)
                 return await self.driver.commit(writes, token)
             except Conflict:
@@ -333,13 +337,6 @@ class Kernel:
 
     async def close(self) -> None:
         await self.driver.close()
-        self._opened.clear()
-
-    async def _ready(self) -> None:
-        key = self.io.loop_key()
-        if key not in self._opened:
-            await self.driver.open()
-            self._opened.add(key)
 
     async def _ensure_before_write(self, writes: Sequence[Write]) -> None:
         if not self.driver.implicit_tables:
@@ -380,7 +377,7 @@ class Kernel:
         attempt = 0
         while True:
             try:
-                await self._ready()
+                await self.driver.open()
                 return await operation()
             except StoreUnavailableError as error:
                 if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:

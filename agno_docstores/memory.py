@@ -146,8 +146,10 @@ class MemoryDriver(Driver):
             for write in writes:
                 try:
                     self._check_size(write)
+                    if not self._expected(write):
+                        raise Conflict([write.ref])
                     self._apply(write, token)
-                except PayloadTooLargeError as error:
+                except (PayloadTooLargeError, Conflict) as error:
                     failed.append(Failed(write, error))
         return failed
 
@@ -229,6 +231,8 @@ class MemoryDriver(Driver):
             index = kind.index(span.index)
             if all(self._agrees(record.fields.get(f), v) for f, v in zip(index.eq, span.eq, strict=True)):
                 value = record.fields.get(index.sort)
+                if value is None and (span.low is not None or span.high is not None):
+                    continue
                 sort = keys.encode((None if isinstance(value, tuple) else value,))
                 if span.low is not None and sort < keys.encode((span.low,)):
                     continue

@@ -49,7 +49,8 @@ class Kind:
     are children, stored with their parent where the store knows such a thing, and their ids are unique over all
     parents. `order`: a child's int field that never changes and is unique within the parent; a driver may use it as the
     physical position. `within`: another kind with the same ids, whose document this record may share, so that a commit
-    of both is one document's. `volatile`: fields that change often, better kept out of index projections.
+    of both is one document's. `multi`: fields whose values are tuples of texts. `volatile`: fields that change often,
+    better kept out of index projections.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Kind:
     parent: str | None = None
     order: str | None = None
     within: str | None = None
+    multi: frozenset[str] = frozenset()
     volatile: frozenset[str] = frozenset()
 
     def index(self, name: str) -> Index:
@@ -226,9 +228,9 @@ class Span:
     """A stretch of an index: the entries with these `eq` values, optionally between bounds of the sort field.
 
     The index `EVERYTHING` is all records of the kind, in an order of the driver's own. `low`/`high` are inclusive; None
-    is open. `after` is the cursor of the page before (exclusive). `limit` counts records. `body=False` asks for headers
-    only: bodies are neither fetched nor paid for. `where` may be pushed down by the driver in full, in part or not at
-    all: the kernel applies it again.
+    is open; where either is given, a record whose sort field is null does not count. `after` is the cursor of the page
+    before (exclusive). `limit` counts records. `body=False` asks for headers only: bodies are neither fetched nor paid
+    for. `where` may be pushed down by the driver in full, in part or not at all: the kernel applies it again.
     """
 
     kind: str
@@ -291,7 +293,7 @@ class Driver(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Make the client ready. Idempotent; called before the first operation, on each event loop."""
+        """Make the client ready, on this event loop. Idempotent and quick when it is: called before each operation."""
 
     @abstractmethod
     async def close(self) -> None:

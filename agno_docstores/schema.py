@@ -19,6 +19,7 @@ SESSIONS = Kind(
         "workflow_id",
         "user_id",
         "session_name",  # copy of session_data["session_name"], for the search by name
+        "component",  # the id of the agent, team or workflow, whichever the session's type says
         "components",  # the agent, team and workflow ids there are, for the search by any of them
         "created_at",
         "updated_at",
@@ -32,7 +33,13 @@ SESSIONS = Kind(
         Index("component_touched", ("components",), "touched_at"),
         Index("all_created", (), "created_at"),
         Index("all_touched", (), "touched_at"),
+        # What AgentOS lists by: with these, its pages and totals need no look at other types' sessions.
+        Index("user_type_created", ("user_id", "session_type"), "created_at", optional=True),
+        Index("user_type_touched", ("user_id", "session_type"), "touched_at", optional=True),
+        Index("component_type_created", ("component", "session_type"), "created_at", optional=True),
+        Index("component_type_touched", ("component", "session_type"), "touched_at", optional=True),
     ),
+    multi=frozenset({"components"}),
     volatile=frozenset({"updated_at", "touched_at"}),
 )
 

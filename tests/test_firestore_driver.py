@@ -126,6 +126,7 @@ async def test_the_stored_document_is_this_one(driver: Any) -> None:
         "s/1",
         user_id="u",
         agent_id="a1",
+        component="a1",
         components=("a1", "t1"),
         session_name="Näme",
         body={"session_data": {"a.b": [1, 2.5]}, "metadata": None},
@@ -142,6 +143,7 @@ async def test_the_stored_document_is_this_one(driver: Any) -> None:
             "agent_id": "a1",
             "user_id": "u",
             "session_name": "Näme",
+            "component": "a1",
             "components": ["a1", "t1"],
             "created_at": 7,
             "updated_at": 8,
@@ -159,6 +161,10 @@ async def test_the_stored_document_is_this_one(driver: Any) -> None:
             },
             "ix_all_created": "3p0017!4s/1!",
             "ix_all_touched": "3p0018!4s/1!",
+            "ix_user_type_created": "4u!4agent!3p0017!4s/1!",
+            "ix_user_type_touched": "4u!4agent!3p0018!4s/1!",
+            "ix_component_type_created": "4a1!4agent!3p0017!4s/1!",
+            "ix_component_type_touched": "4a1!4agent!3p0018!4s/1!",
         }
     }
     assert documents_of(driver, "histories") == {

@@ -134,6 +134,7 @@ def test_documents_look_like_this(docstore: Any, driver: Driver, raw: Any) -> No
         "workflow_id": None,
         "user_id": "u1",
         "session_name": "Trip",
+        "component": "a1",
         "components": ["a1"],
         "created_at": 1_700_000_000,
         "updated_at": 1_700_000_000,

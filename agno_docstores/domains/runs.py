@@ -48,6 +48,7 @@ Row = dict[str, Any]
 ENDED = frozenset({"COMPLETED", "CANCELLED", "REGENERATED"})
 UNFINISHED = frozenset({"PENDING", "RUNNING", "PAUSED"})
 FIXED = ("run_type", "agent_id", "team_id", "workflow_id", "created_at")  # as first stored, whatever is written later
+TEXTS = ("agent_id", "team_id", "workflow_id", "parent_run_id", "status")
 COLUMNS = (
     "run_type",
     "agent_id",
@@ -183,8 +184,12 @@ class Runs:
             check_id("user_id", row["user_id"])
         index = row["run_index"]
         row["run_index"] = index if isinstance(index, int) and not isinstance(index, bool) else None
-        status = row["status"]
-        row["status"] = getattr(status, "value", status)
+        for name in TEXTS:
+            value = getattr(row[name], "value", row[name])
+            row[name] = value if value in (None, "") else check_id(name, str(value))
+        created_at = row["created_at"]
+        if isinstance(created_at, bool) or not isinstance(created_at, int | float):
+            raise TypeError(f"created_at of run {row['run_id']!r} must be epoch seconds, not {created_at!r}")
         return row
 
     @staticmethod

@@ -87,7 +87,7 @@ class Incoming:
             session.session_id,
             kind,
             user_id,
-            (f"{kind}_id", None if component is None else check_id(f"{kind}_id", component)),
+            (f"{kind}_id", component if component in (None, "") else check_id(f"{kind}_id", str(component))),
             {name: Json.of(row.get(name), name) for name in parts},
             row.get("created_at"),
             row.get("updated_at"),
@@ -120,7 +120,8 @@ def derived(fields: Row, body: Mapping[str, Json]) -> Row:
     touched = fields.get("updated_at")
     return {
         **fields,
-        "components": tuple(dict.fromkeys(c for c in components if c is not None)),
+        "component": own or None,
+        "components": tuple(dict.fromkeys(c for c in components if c)),
         "session_name": name,
         "touched_at": touched if touched is not None else fields.get("created_at"),
     }
@@ -132,7 +133,8 @@ def session_name_of(session_data: Json) -> str | None:
         return None
     data = session_data.value()
     name = data.get("session_name") if isinstance(data, dict) else None
-    return name if isinstance(name, str) else None
+    # A lone surrogate has no place in an index; the name itself keeps it.
+    return name.encode(errors="replace").decode() if isinstance(name, str) else None
 
 
 def to_row(stored: Stored) -> Row:
@@ -206,13 +208,18 @@ class Sessions:
         """
         validate_pagination(limit, page)
         where: list[Condition] = []
+        implied: list[Condition] = []
         kind = _session_type(session_type)
         if user_id is not None:
             where.append(Eq("user_id", user_id))
         if component_id is not None:
-            where.append(Has("components", component_id))
+            # Of one type, the session's own component; else any of the ids that it has.
+            any_of_its_ids = Has("components", component_id)
             if kind is not None:
-                where.append(Eq(f"{kind.value}_id", component_id))
+                where.append(Eq("component", component_id))
+                implied.append(any_of_its_ids)
+            else:
+                where.append(any_of_its_ids)
         if kind is not None:
             where.append(Eq("session_type", kind.value))
         if start_timestamp is not None or end_timestamp is not None:
@@ -223,7 +230,7 @@ class Sessions:
         if sort is None and where and isinstance(where[-1], Range):
             sort = "created_at"
         descending = sort is not None and sort_by is not None and not _ascending(sort_order)
-        query = Query(SESSIONS, tuple(where), "id" if sort == "session_id" else sort, descending)
+        query = Query(SESSIONS, tuple(where), "id" if sort == "session_id" else sort, descending, tuple(implied))
         offset = ((page or 1) - 1) * limit if limit is not None else 0
         total = 0
         if deserialize:

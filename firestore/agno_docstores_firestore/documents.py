@@ -47,10 +47,6 @@ ID, REV, BODY, EXPIRES_AT = "id", "rev", "body", "expires_at"
 _OWN: Final = frozenset({ID, REV, BODY, EXPIRES_AT})
 _FOREIGN: Final = "json"
 
-#: Fields that hold several values, where the kind does not say so by itself (`Kind.multi`): a scan has to know which
-#: form an index has, before any value is seen.
-MULTI: Final = frozenset({"components"})
-
 _FORBIDDEN = re.compile(r"[%/\x00-\x1f\x7f]")
 _RESERVED = re.compile(r"\.\.?|__.*__", re.DOTALL)
 
@@ -130,7 +126,7 @@ def index_range(eq: tuple[Scalar, ...], low: Scalar, high: Scalar) -> tuple[str,
 
 def _several(kind: Kind, index: Index) -> str | None:
     """The multi-valued field among those that an index agrees in; there is at most one."""
-    multi: frozenset[str] = getattr(kind, "multi", MULTI)
+    multi = kind.multi
     return next((name for name in index.eq if name in multi), None)
 
 
