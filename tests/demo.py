@@ -112,7 +112,9 @@ def stored(store: str, address: str) -> dict[str, Any]:
 
         with pymongo.MongoClient(address, directConnection=True) as client:
             database = client["demo_sync"]
-            return {name: database[name].find_one({"_rev": {"$exists": True}}) for name in ("agno_sessions", "agno_runs")}
+            return {
+                name: database[name].find_one({"_rev": {"$exists": True}}) for name in ("agno_sessions", "agno_runs")
+            }
     if store == "dynamo":
         import boto3
 

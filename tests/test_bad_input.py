@@ -110,7 +110,10 @@ async def test_constructor_arguments_are_checked(db: Any, open_another: Callable
 async def test_either_spelling_of_a_table_name_works(db: Any, another: Callable[[], Any], open_another: Any) -> None:
     from agno_docstores.conformance.plugin import Awaitable, close
 
-    handles = [Awaitable(open_another(session_table="my_chats")), Awaitable(open_another(session_collection="my_chats"))]
+    handles = [
+        Awaitable(open_another(session_table="my_chats")),
+        Awaitable(open_another(session_collection="my_chats")),
+    ]
     assert {handle.session_table_name for handle in handles} == {"my_chats"}
     assert {handle.runs_table_name for handle in handles} == {"my_chats_runs"}
     await handles[0].upsert_session(agent_session())

@@ -26,7 +26,12 @@ from tests.harness import Cell
 from tests.meters import Traffic, metered
 
 ON_THE_WIRE = pytest.mark.cells(
-    "mongo-*-secantus", "mongo-motor-*", "dynamo-*-local", "dynamo-async-moto", "firestore-*"
+    "mongo-sync-secantus",
+    "mongo-async-secantus",
+    "dynamo-sync-local",
+    "dynamo-async-local",
+    "firestore-sync-google",
+    "firestore-async-embedded",
 )
 KB = 1024
 _WORDS = (
@@ -84,7 +89,7 @@ async def seed_sessions(db: Any, count: int) -> None:
         fields = {
             **{name: None for name in SESSIONS.fields},
             **{"session_type": "agent", "agent_id": f"a{number % 40}", "user_id": f"u{number % 50}"},
-            **{"components": (f"a{number % 40}",), "session_name": f"Session {number}"},
+            **{"component": f"a{number % 40}", "components": (f"a{number % 40}",), "session_name": f"Session {number}"},
             **{"created_at": 1000 + number, "updated_at": 9000 - number, "touched_at": 9000 - number},
         }
         body = {name: Json.of(None) for name in SESSIONS.body}
@@ -137,9 +142,7 @@ class Meter:
 
 
 @pytest.fixture
-def open_metered(
-    cell: Cell, storage: str, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch
-) -> Any:
+def open_metered(cell: Cell, storage: str, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A context manager that gives a new handle through a proxy, and its meter."""
 
     @asynccontextmanager
@@ -243,7 +246,10 @@ async def test_saving_a_session_costs_no_cpu_for_its_history(db: Any) -> None:
     sessions = {}
     for runs in (10, 1000):
         sessions[runs] = AgentSession(
-            session_id=f"s{runs}", agent_id="a1", session_data={"state": "x" * 500}, runs=[run_of(n) for n in range(runs)]
+            session_id=f"s{runs}",
+            agent_id="a1",
+            session_data={"state": "x" * 500},
+            runs=[run_of(n) for n in range(runs)],
         )
         await db.upsert_session(sessions[runs])
     spent: dict[int, list[float]] = {10: [], 1000: []}

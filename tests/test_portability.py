@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-CONFTEST = '''
+CONFTEST = """
 import os, uuid
 import pymongo, pytest
 from agno.db.mongo import MongoDb
@@ -33,7 +33,7 @@ def open_another():
 @pytest.fixture
 def docstore(open_another):
     return open_another()
-'''
+"""
 MODULES = ("sessions", "runs", "history", "framework")
 
 #: Failures that a user of that adapter meets; each a test of the suite.
@@ -67,7 +67,8 @@ def test_the_suite_runs_on_agnos_own_adapter(cell: Any, tmp_path: Path) -> None:
     environment = {**os.environ, "MONGO_URL": cell.server.start()}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     outcomes = dict(
-        (match[2], match[1]) for match in re.finditer(r"^(PASSED|FAILED|ERROR) \S+::(\w+(?:\[.*?\])?)", done.stdout, re.M)
+        (match[2], match[1])
+        for match in re.finditer(r"^(PASSED|FAILED|ERROR) \S+::(\w+(?:\[.*?\])?)", done.stdout, re.M)
     )
     failed = {name.partition("[")[0] for name, outcome in outcomes.items() if outcome == "FAILED"}
     passed = {name.partition("[")[0] for name, outcome in outcomes.items() if outcome == "PASSED"}

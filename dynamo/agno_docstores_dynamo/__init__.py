@@ -1,0 +1,217 @@
+"""agno-docstores on DynamoDB.
+
+    from agno_docstores_dynamo import DynamoDocstore, AsyncDynamoDocstore
+
+    agent = Agent(db=DynamoDocstore())  # region and credentials as the AWS SDK finds them
+
+Everything lies in one table, `table_name`, billed on demand and created at the first write (`provision=False`: by you).
+A table-name argument of Agno's (`session_table=` ...) moves that kind of record to a table of its own.
+
+Settings of this store, besides those of every docstore:
+
+- `compress`: bodies over 1 KB are stored compressed. False keeps them readable in the console, and costs write units.
+- `consistent_reads`: strongly consistent reads wherever DynamoDB has them. False halves the price of reading, and lets
+  an agent miss the turn just saved; what is written stays correct.
+- `listing_shards`: partitions over which the indexes of all sessions are spread. More take more writes a second (about
+  1,000 each), and cost one request more for each page of an unfiltered listing. It may be raised, never lowered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Unpack
+
+from agno.db.base import BaseDb
+
+from agno_docstores.facade import AsyncDocstore, Docstore, Naming, StoreOptions, StorePlugin
+from agno_docstores.io import AsyncIo, Io, SyncIo, ThreadIo
+from agno_docstores.port import Driver, Kind
+from agno_docstores_dynamo.connection import (
+    Blocking,
+    Connection,
+    Given,
+    Location,
+    PerLoop,
+    Settings,
+    async_client_installed,
+    is_async,
+)
+from agno_docstores_dynamo.driver import DynamoDriver
+from agno_docstores_dynamo.translate import Translator
+
+if TYPE_CHECKING:
+    from botocore.config import Config
+
+__all__ = ["STORE", "AsyncDynamoDocstore", "DynamoDocstore"]
+
+
+class DynamoDocstore(Docstore):
+    """Storage for Agno agents, teams and workflows on DynamoDB."""
+
+    def __init__(
+        self,
+        db_client: Any | None = None,
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        profile_name: str | None = None,
+        aws_access_key_id: str | None = None,
+        aws_secret_access_key: str | None = None,
+        aws_session_token: str | None = None,
+        config: Config | None = None,
+        table_name: str = "agno",
+        compress: bool = True,
+        consistent_reads: bool = True,
+        listing_shards: int = 4,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        """`db_client`: a boto3 client of DynamoDB, which stays yours. Or the arguments of one; or neither: the SDK's
+        own chain of credentials and region. Makes no request and no client."""
+        self._connect = Settings(
+            region_name,
+            endpoint_url,
+            profile_name,
+            aws_access_key_id,
+            aws_secret_access_key,
+            aws_session_token,
+            config,
+        )
+        _check(db_client, self._connect, table_name)
+        if db_client is not None and is_async(db_client):
+            raise TypeError("DynamoDocstore takes a boto3 client; an aiobotocore client belongs to AsyncDynamoDocstore")
+        location = Location.of(self._connect, db_client)
+        translate = Translator(location.address)
+        io = SyncIo(translate)
+        connection: Connection = (
+            Given(db_client) if db_client is not None else Blocking(self._connect, translate, in_worker=False)
+        )
+        super().__init__(
+            partial(_driver, io, connection, location, compress, consistent_reads, listing_shards),
+            identity=("dynamo", table_name, location.identity),
+            naming=_naming(table_name),
+            settings=_settings(self._connect, location, table_name, compress, consistent_reads, listing_shards),
+            **options,
+        )
+
+
+class AsyncDynamoDocstore(AsyncDocstore):
+    """`DynamoDocstore` for async agents: on aiobotocore where it is installed, else on boto3 in worker threads."""
+
+    def __init__(
+        self,
+        db_client: Any | None = None,
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        profile_name: str | None = None,
+        aws_access_key_id: str | None = None,
+        aws_secret_access_key: str | None = None,
+        aws_session_token: str | None = None,
+        config: Config | None = None,
+        table_name: str = "agno",
+        compress: bool = True,
+        consistent_reads: bool = True,
+        listing_shards: int = 4,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        """`db_client`: a client of aiobotocore (for the event loop that it was made on) or of boto3 (for any), which
+        stays yours. Otherwise as `DynamoDocstore`."""
+        self._connect = Settings(
+            region_name,
+            endpoint_url,
+            profile_name,
+            aws_access_key_id,
+            aws_secret_access_key,
+            aws_session_token,
+            config,
+        )
+        _check(db_client, self._connect, table_name)
+        location = Location.of(self._connect, db_client)
+        translate = Translator(location.address)
+        native = is_async(db_client) if db_client is not None else async_client_installed()
+        io = AsyncIo(translate) if native else ThreadIo(translate)
+        connection: Connection
+        if db_client is not None:
+            connection = Given(db_client)
+        elif native:
+            connection = PerLoop(self._connect, translate, io.loop_key)
+        else:
+            connection = Blocking(self._connect, translate, in_worker=True)
+        super().__init__(
+            partial(_driver, io, connection, location, compress, consistent_reads, listing_shards),
+            identity=("dynamo", table_name, location.identity),
+            naming=_naming(table_name),
+            settings=_settings(self._connect, location, table_name, compress, consistent_reads, listing_shards),
+            **options,
+        )
+
+
+def _check(db_client: Any | None, connect: Settings, table_name: str) -> None:
+    if not isinstance(table_name, str) or not table_name:
+        raise ValueError(f"table_name must be a non-empty str, not {table_name!r}")
+    if db_client is None:
+        return
+    if connect.given():
+        raise ValueError(f"give either db_client or {', '.join(connect.given())}, not both")
+    if not hasattr(db_client, "transact_write_items"):
+        raise TypeError(f"db_client must be a DynamoDB client, not {type(db_client).__name__}")
+
+
+def _driver(
+    io: Io,
+    connection: Connection,
+    location: Location,
+    compress: bool,
+    consistent_reads: bool,
+    listing_shards: int,
+    kinds: Mapping[str, Kind],
+    tables: Mapping[str, str],
+) -> Driver:
+    return DynamoDriver(
+        io,
+        kinds,
+        tables,
+        connection,
+        location.address,
+        compress=compress,
+        consistent_reads=consistent_reads,
+        listing_shards=listing_shards,
+    )
+
+
+def _naming(table_name: str) -> Naming:
+    # `to_dict` names every table, so `from_dict` gives Agno's own names as if somebody had chosen them.
+    return lambda name, custom: name if custom and name not in _agno_names() else table_name
+
+
+@cache
+def _agno_names() -> frozenset[str]:
+    """The names that Agno gives to tables by itself."""
+    unnamed: Any = SimpleNamespace()
+    BaseDb.__init__(unnamed)
+    return frozenset(value for name, value in vars(unnamed).items() if name.endswith("_table_name"))
+
+
+def _settings(
+    connect: Settings, location: Location, table_name: str, compress: bool, consistent_reads: bool, listing_shards: int
+) -> dict[str, Any]:
+    """What `to_dict` tells: where the data lies and how it is kept, never by which keys it is reached."""
+    settings: dict[str, Any] = {"table_name": table_name}
+    optional = {
+        "region_name": location.region,
+        "endpoint_url": location.endpoint,
+        "profile_name": connect.profile_name,
+    }
+    settings.update({name: value for name, value in optional.items() if value is not None})
+    if not compress:
+        settings["compress"] = False
+    if not consistent_reads:
+        settings["consistent_reads"] = False
+    if listing_shards != 4:
+        settings["listing_shards"] = listing_shards
+    return settings
+
+
+STORE = StorePlugin("dynamo", DynamoDocstore, AsyncDynamoDocstore)

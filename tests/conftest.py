@@ -1,0 +1,72 @@
+"""Fixtures of the matrix. A test that takes `db`, `docstore`, `driver` or `cell` runs once for each cell of the run.
+
+`--cells=PATTERN,...` selects cells by id, `--tier=embedded|strict` by what they need; `@pytest.mark.cells("mongo-*")`
+keeps a test to some of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from agno_docstores.conformance.plugin import close
+from agno_docstores.port import Driver
+from tests.harness import EMBEDDED, STRICT, Cell, Matrix
+from tests.servers import Unreachable
+
+pytest_plugins = ["agno_docstores.conformance.plugin"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("matrix")
+    group.addoption("--cells", help="run on these cells only: comma-separated patterns of their ids")
+    group.addoption("--tier", choices=["all", EMBEDDED, STRICT], default="all", help="run on the cells of one tier")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cells(pattern, ...): the cells of the matrix that this test is for")
+    config.pluginmanager.register(Matrix(config), "matrix")
+    # Ended by a signal, the session still stops its servers.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+
+
+@pytest.fixture
+def storage(cell: Cell) -> Iterator[str]:
+    """New, empty storage of the cell: its name."""
+    try:
+        cell.server.start()
+    except Unreachable as error:
+        # An error of each test of the cell, told in one line: a traceback a thousand times over says no more.
+        pytest.fail(str(error), pytrace=False)
+    with cell.storage() as name:
+        yield name
+
+
+@pytest.fixture
+def docstore(cell: Cell, storage: str, runner: asyncio.Runner) -> Any:
+    """The database under test. Whoever asks for it closes it: `db` and `driver` do."""
+
+    async def on_the_loop() -> Any:
+        return cell.open(storage)
+
+    try:
+        return runner.run(on_the_loop())
+    except Unreachable as error:
+        pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture
+def open_another(cell: Cell, storage: str) -> Callable[..., Any]:
+    """One more handle on the same storage; of an async cell, to be called on the test's loop."""
+    return lambda **options: cell.open(storage, **options)
+
+
+@pytest.fixture
+def driver(docstore: Any, runner: asyncio.Runner) -> Iterator[Driver]:
+    """The driver under the docstore."""
+    yield docstore._engine.driver
+    runner.run(close(docstore))

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.driver import *  # noqa: F403

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.framework import *  # noqa: F403

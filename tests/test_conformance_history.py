@@ -1,0 +1,1 @@
+from agno_docstores.conformance.history import *  # noqa: F403

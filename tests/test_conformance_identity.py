@@ -1,0 +1,1 @@
+from agno_docstores.conformance.identity import *  # noqa: F403

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.runs import *  # noqa: F403

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.sessions import *  # noqa: F403
