@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import shlex
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, cast
 
 from agno.db.base import AsyncBaseDb, BaseDb
@@ -163,10 +165,10 @@ def awaiting(
 class Engine:
     """What the two facades share: driver, kernel, domains, table names, identity."""
 
-    def __init__(self, driver: Driver, naming: Naming, provision: bool, cache_bytes: int) -> None:
+    def __init__(self, driver: Driver, naming: Naming, provision: bool, cache_bytes: int, table_options: str) -> None:
         self.driver = driver
         self.naming = naming
-        self.kernel = Kernel(driver, provision=provision)
+        self.kernel = Kernel(driver, provision=provision, table_options=table_options)
         histories = Histories(self.kernel, cache_bytes=cache_bytes)
         self.domains: dict[str, Any] = {
             "Sessions": Sessions(self.kernel, histories),
@@ -221,6 +223,8 @@ def _attribute(argument: str) -> str:
 def _engine(
     db: Any, make_driver: MakeDriver, naming: Naming, tables: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Engine:
+    # `to_dict` names every table, so what `from_dict` passes may be Agno's own names, which nobody chose.
+    tables = {argument: name for argument, name in tables.items() if name not in _agno_names()}
     chosen = {getattr(db, _attribute(argument)) for argument in tables}
     if "session_table" in tables:
         chosen.add(db.runs_table_name)  # Agno derives it from the session table's name
@@ -231,9 +235,18 @@ def _engine(
         naming,
         options.get("provision", True),
         options.get("cache_bytes", 64_000_000),
+        " ".join(f"--{argument.replace('_', '-')} {shlex.quote(name)}" for argument, name in tables.items()),
     )
     engine.table_names = physical
     return engine
+
+
+@functools.cache
+def _agno_names() -> frozenset[str]:
+    """The names that Agno gives to tables by itself."""
+    unnamed: Any = SimpleNamespace()
+    BaseDb.__init__(unnamed)
+    return frozenset(value for name, value in vars(unnamed).items() if name.endswith("_table_name"))
 
 
 def store_id(store: str, identity: tuple[str, ...]) -> str:

@@ -103,9 +103,11 @@ class Recent:
 
 
 class Kernel:
-    def __init__(self, driver: Driver, *, provision: bool = True) -> None:
+    def __init__(self, driver: Driver, *, provision: bool = True, table_options: str = "") -> None:
+        """`table_options`: what the command that creates storage has to be told of tables with names of their own."""
         self.driver = driver
         self.provision = provision
+        self._table_options = table_options
         self.recent = Recent()
         self._ensured: set[str] = set()
 
@@ -297,7 +299,11 @@ class Kernel:
             batch = pending[start : start + WRITE_BATCH]
             token = new_token()
             await self._ensure_before_write(batch)
-            failed += await self._retried(partial(self.driver.write_many, batch, token))
+            try:
+                failed += await self._retried(partial(self.driver.write_many, batch, token))
+            except StorageMissingError:
+                await self._provision(batch)
+                failed += await self._retried(partial(self.driver.write_many, batch, token))
         return failed
 
     async def add(self, ref: Ref, deltas: dict[str, int], guard: Sequence[Condition]) -> Stored | None:
@@ -350,8 +356,12 @@ class Kernel:
         for kind in sorted(missing):
             table = self.driver.tables[kind]
             if not await self.driver.exists(table):
-                raise ProvisioningError(table, self.driver.create_command(kind))
+                raise self._missing(kind)
             self._ensured.add(table)
+
+    def _missing(self, kind: str) -> ProvisioningError:
+        command = f"{self.driver.create_command(kind)} {self._table_options}".rstrip()
+        return ProvisioningError(self.driver.tables[kind], command)
 
     async def _provision(self, writes: Sequence[Write]) -> None:
         tables = {self.driver.tables[write.ref.kind] for write in writes}
@@ -359,7 +369,7 @@ class Kernel:
             for write in writes:
                 table = self.driver.tables[write.ref.kind]
                 if not await self.driver.exists(table):
-                    raise ProvisioningError(table, self.driver.create_command(write.ref.kind))
+                    raise self._missing(write.ref.kind)
         kinds = [kind for kind in self.driver.kinds.values() if self.driver.tables[kind.name] in tables]
         await self._retried(lambda: self.driver.ensure(kinds))
         self._ensured |= tables

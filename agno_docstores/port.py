@@ -89,7 +89,8 @@ class Rev:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A record as read. `body` is None where only the header was asked for. `expires_at`: epoch seconds."""
+    """A record as read. `expires_at`: epoch seconds. Where only the header was asked for, `body` is None, and an index
+    entry may stand for the record: its `Rev` may be empty, and volatile fields other than the index's own missing."""
 
     ref: Ref
     rev: Rev
@@ -289,7 +290,7 @@ class Driver(ABC):
 
     @abstractmethod
     def create_command(self, kind: str) -> str:
-        """The command line by which an operator creates the storage of this kind."""
+        """The command line by which an operator creates the storage of this kind (under the default table names)."""
 
     @abstractmethod
     async def open(self) -> None:

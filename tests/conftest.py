@@ -7,10 +7,13 @@ keeps a test to some of them.
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import botocore.loaders
 import pytest
 
 from agno_docstores.conformance.plugin import close
@@ -27,11 +30,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tier", choices=["all", EMBEDDED, STRICT], default="all", help="run on the cells of one tier")
 
 
+# Reading a service's model takes the SDK longer than most tests take; one loader keeps what it has read.
+botocore.loaders.create_loader = functools.cache(botocore.loaders.create_loader)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cells(pattern, ...): the cells of the matrix that this test is for")
     config.pluginmanager.register(Matrix(config), "matrix")
-    # Ended by a signal, the session still stops its servers.
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
+    if threading.current_thread() is threading.main_thread():
+        # Ended by a signal, the session still stops its servers.
+        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
 
 
 @pytest.fixture

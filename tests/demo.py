@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from agno.agent import Agent
@@ -105,6 +106,15 @@ def run_child(store: str, mode: str, address: str, part: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+def conversations(store: str, address: str) -> dict[str, dict[str, Any]]:
+    """Both modes of one store: what the second process of each found."""
+    found = {}
+    for mode in ("sync", "async"):
+        run_child(store, mode, address, "first")
+        found[mode] = run_child(store, mode, address, "second")
+    return found
+
+
 def stored(store: str, address: str) -> dict[str, Any]:
     """The stored documents as they lie there, read with the store's own SDK."""
     if store == "mongo":
@@ -163,11 +173,11 @@ def main() -> int:
     healthy = True
     running = servers()
     try:
-        for store, server in running.items():
-            address = server.start()
-            for mode in ("sync", "async"):
-                run_child(store, mode, address, "first")
-                result = run_child(store, mode, address, "second")
+        addresses = {store: server.start() for store, server in running.items()}
+        with ThreadPoolExecutor(len(addresses)) as pool:  # the stores side by side; a store's processes in turn
+            results = dict(zip(addresses, pool.map(conversations, addresses, addresses.values()), strict=True))
+        for store, address in addresses.items():
+            for mode, result in results[store].items():
                 histories[store, mode] = result["history"]
                 good = result["prompt"] == expected and result["name"] == "Bees" and result["runs"] == len(expected)
                 healthy = healthy and good

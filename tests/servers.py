@@ -446,7 +446,11 @@ class Dynamo(Process):
 
 
 class MotoServer(Dynamo):
-    """moto over HTTP, for clients that moto cannot intercept."""
+    """moto over HTTP, for clients that moto cannot intercept.
+
+    It answers one request at a time: its transactions put whole tables back when they fail, and would take along what
+    another request has written meanwhile.
+    """
 
     name = "moto_server"
     tiers = frozenset({EMBEDDED})
@@ -456,7 +460,11 @@ class MotoServer(Dynamo):
         return _installed("moto")
 
     def command(self, port: int, folder: Path) -> list[str]:
-        return [str(Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+        program = (
+            "from moto.server import *; app = DomainDispatcherApplication(create_backend_app); "
+            f"run_simple('127.0.0.1', {port}, app, threaded=False, request_handler=MotoRequestHandler)"
+        )
+        return [sys.executable, "-c", program]
 
 
 class DynamoDBLocal(Dynamo):

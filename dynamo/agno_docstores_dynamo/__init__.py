@@ -18,12 +18,10 @@ Settings of this store, besides those of every docstore:
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
-from functools import cache, partial
-from types import SimpleNamespace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
-
-from agno.db.base import BaseDb
 
 from agno_docstores.facade import AsyncDocstore, Docstore, Naming, StoreOptions, StorePlugin
 from agno_docstores.io import AsyncIo, Io, SyncIo, ThreadIo
@@ -88,7 +86,7 @@ class DynamoDocstore(Docstore):
             Given(db_client) if db_client is not None else Blocking(self._connect, translate, in_worker=False)
         )
         super().__init__(
-            partial(_driver, io, connection, location, compress, consistent_reads, listing_shards),
+            partial(_driver, io, connection, location, table_name, compress, consistent_reads, listing_shards),
             identity=("dynamo", table_name, location.identity),
             naming=_naming(table_name),
             settings=_settings(self._connect, location, table_name, compress, consistent_reads, listing_shards),
@@ -140,7 +138,7 @@ class AsyncDynamoDocstore(AsyncDocstore):
         else:
             connection = Blocking(self._connect, translate, in_worker=True)
         super().__init__(
-            partial(_driver, io, connection, location, compress, consistent_reads, listing_shards),
+            partial(_driver, io, connection, location, table_name, compress, consistent_reads, listing_shards),
             identity=("dynamo", table_name, location.identity),
             naming=_naming(table_name),
             settings=_settings(self._connect, location, table_name, compress, consistent_reads, listing_shards),
@@ -163,6 +161,7 @@ def _driver(
     io: Io,
     connection: Connection,
     location: Location,
+    table_name: str,
     compress: bool,
     consistent_reads: bool,
     listing_shards: int,
@@ -175,23 +174,22 @@ def _driver(
         tables,
         connection,
         location.address,
+        _command(location, table_name),
         compress=compress,
         consistent_reads=consistent_reads,
         listing_shards=listing_shards,
     )
 
 
+def _command(location: Location, table_name: str) -> str:
+    """How an operator creates the tables."""
+    options = {"region-name": location.region, "endpoint-url": location.endpoint, "table-name": table_name}
+    given = [f"--{name} {shlex.quote(value)}" for name, value in options.items() if value is not None]
+    return " ".join(["agno-docstores provision dynamo", *given])
+
+
 def _naming(table_name: str) -> Naming:
-    # `to_dict` names every table, so `from_dict` gives Agno's own names as if somebody had chosen them.
-    return lambda name, custom: name if custom and name not in _agno_names() else table_name
-
-
-@cache
-def _agno_names() -> frozenset[str]:
-    """The names that Agno gives to tables by itself."""
-    unnamed: Any = SimpleNamespace()
-    BaseDb.__init__(unnamed)
-    return frozenset(value for name, value in vars(unnamed).items() if name.endswith("_table_name"))
+    return lambda name, custom: name if custom else table_name
 
 
 def _settings(

@@ -166,7 +166,7 @@ class Blocking:
                     session = boto3.session.Session(profile_name=settings.profile_name)
                     config = Config(**DEFAULTS)
                     if settings.config is not None:
-                        config = config.merge(settings.config)
+                        config = config.merge(settings.config)  # type: ignore[arg-type]  # it takes any Config
                     self._client = session.client("dynamodb", config=config, **settings.client_arguments())
                 except BotoCoreError as error:
                     raise self._translate("connect", error) or error from error
@@ -233,6 +233,6 @@ class PerLoop:
         own = getattr(settings.config, "connector_args", None)
         config = AioConfig(connector_args=own, **DEFAULTS) if own else AioConfig(**DEFAULTS)
         if settings.config is not None:
-            config = config.merge(settings.config)
+            config = config.merge(settings.config)  # type: ignore[arg-type]  # it takes any Config
         session = AioSession(profile=settings.profile_name)
         return session.create_client("dynamodb", config=config, **settings.client_arguments())

@@ -71,7 +71,6 @@ from agno_docstores_dynamo.layout import (
     Layout,
     Place,
     alias_key,
-    create_command,
     is_table_name,
     item_bytes,
     key,
@@ -174,6 +173,7 @@ class DynamoDriver(Driver):
         tables: Mapping[str, str],
         connection: Connection,
         address: str,
+        command: str,
         *,
         compress: bool = True,
         consistent_reads: bool = True,
@@ -187,6 +187,7 @@ class DynamoDriver(Driver):
                 raise ValueError(f"{table!r} is no DynamoDB table name (3 to 255 of a-z, A-Z, 0-9, '_', '-', '.')")
         self._connection = connection
         self._address = address
+        self._command = command
         self._consistent = consistent_reads
         self._projections: dict[frozenset[str], dict[str, Any]] = {}
         self._layouts = {
@@ -197,7 +198,7 @@ class DynamoDriver(Driver):
         return self._address
 
     def create_command(self, kind: str) -> str:
-        return create_command(self.tables[kind])
+        return self._command
 
     async def open(self) -> None:
         await self._connection.client()
@@ -220,7 +221,7 @@ class DynamoDriver(Driver):
                 await self._ready_table(table)
                 await self._expire(table)
             except DeniedError as error:
-                raise ProvisioningError(table, create_command(table), f"cannot be created ({error.reason})") from error
+                raise ProvisioningError(table, self._command, f"cannot be created ({error.reason})") from error
 
     async def exists(self, table: str) -> bool:
         return is_table_name(table) and await self._describe(table) is not None
@@ -240,12 +241,12 @@ class DynamoDriver(Driver):
             elif there["TableStatus"] != "DELETING":
                 reason = mismatch(there)
                 if reason is not None:
-                    raise ProvisioningError(table, create_command(table), reason)
+                    raise ProvisioningError(table, self._command, reason)
                 states = [there["TableStatus"], *(i["IndexStatus"] for i in there.get("GlobalSecondaryIndexes") or ())]
                 if all(state in ("ACTIVE", "UPDATING") for state in states):
                     return
             await self.io.sleep(POLL if there is not None else 0.05)
-        raise ProvisioningError(table, create_command(table), f"is not ready after {READY_SECONDS} s")
+        raise ProvisioningError(table, self._command, f"is not ready after {READY_SECONDS} s")
 
     async def _expire(self, table: str) -> None:
         """Have DynamoDB remove what has expired. Readers leave it out anyway, so failing here costs space only."""

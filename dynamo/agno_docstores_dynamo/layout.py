@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -95,22 +94,11 @@ def table_definition(table: str) -> dict[str, Any]:
             {
                 "IndexName": slot,
                 "KeySchema": _key_schema(f"{slot}pk", f"{slot}sk"),
-                "Projection": projected("head", "id", "rev", "expires_at"),
+                "Projection": projected("head", "id", "expires_at"),
             }
             for slot in slots
         ],
     }
-
-
-def create_command(table: str) -> str:
-    """The AWS CLI's words for the same, for an operator."""
-    definition = shlex.quote(json.dumps(table_definition(table), separators=(",", ":")))
-    return (
-        f"aws dynamodb create-table --cli-input-json {definition} && "
-        f"aws dynamodb wait table-exists --table-name {table} && "
-        f"aws dynamodb update-time-to-live --table-name {table} "
-        "--time-to-live-specification Enabled=true,AttributeName=expires_at"
-    )
 
 
 def mismatch(description: Mapping[str, Any]) -> str | None:
@@ -421,7 +409,8 @@ class Layout:
 
     def decode_entry(self, item: Item, index: Index, eq: Sequence[Scalar]) -> Stored:
         """An entry of a global index: a header, in which the volatile fields that the entry does not tell are missing
-        from `fields` altogether. Its `Rev` says nothing of the place."""
+        from `fields` altogether. Its `Rev` is empty: a token in the entries would have each rewritten, and
+        billed, with each save."""
         head = item["head"]["M"]
         fields: dict[str, FieldValue] = {
             name: from_value(head[name]) if name in head else None
@@ -433,7 +422,7 @@ class Layout:
                 fields[name] = value
         if index.sort in self.kind.volatile:
             self._fill_sort(fields, index, item[f"{self.slots[index.name][0]}sk"]["S"])
-        return Stored(self._ref(item["id"]["S"], fields), Rev(item["rev"]["S"]), fields, None, _expiry(item))
+        return Stored(self._ref(item["id"]["S"], fields), Rev(""), fields, None, _expiry(item))
 
     def decode_change(self, item: Item, index: Index, parent: Scalar) -> Stored:
         """An entry of the local index: a child's place in the order, and the field it is sorted by; no `Rev` at all."""
