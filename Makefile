@@ -9,6 +9,8 @@ export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 # What pytest is to be told besides: make test ARGS="--cells='mongo-*' -k runs"
 ARGS ?=
+# Processes that share the cells; each starts the servers of its own.
+JOBS ?= 2
 
 .PHONY: demo test check format lock build clean
 .DEFAULT_GOAL := test
@@ -23,7 +25,7 @@ demo: .venv/.synced ## a real agent in each store, resumed by another process
 	$(BIN)/python -m tests.demo
 
 test: .venv/.synced ## the whole matrix, as far as this machine has the servers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 check: .venv/.synced ## lint and types, without a server
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from agno_docstores.conformance.plugin import close
 from agno_docstores.port import Driver
 from tests.harness import EMBEDDED, STRICT, Cell, Matrix
 from tests.servers import Unreachable
+from tests.support import SupportReport
 
 pytest_plugins = ["agno_docstores.conformance.plugin"]
 
@@ -27,6 +28,7 @@ pytest_plugins = ["agno_docstores.conformance.plugin"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("matrix")
     group.addoption("--cells", help="run on these cells only: comma-separated patterns of their ids")
+    group.addoption("--write-support", action="store_true", help="write the README's support matrix after a whole run")
     group.addoption("--tier", choices=["all", EMBEDDED, STRICT], default="all", help="run on the cells of one tier")
 
 
@@ -37,6 +39,8 @@ botocore.loaders.create_loader = functools.cache(botocore.loaders.create_loader)
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cells(pattern, ...): the cells of the matrix that this test is for")
     config.pluginmanager.register(Matrix(config), "matrix")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SupportReport(config), "support")
     if threading.current_thread() is threading.main_thread():
         # Ended by a signal, the session still stops its servers.
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))

@@ -1,7 +1,7 @@
 """The main job, shown: a conversation of a real Agno agent in each store, resumed by another process.
 
-`make demo` runs it on embedded servers (SecantusDB, moto, our Firestore emulator), sync and async. The model is a script,
-so no network is used. Exit code 0 only if every store gave the same history.
+`make demo` runs it on embedded servers (SecantusDB, moto, our Firestore emulator), sync and async. The model is a
+script, so no network is used. Exit code 0 only if every store gave the same history.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Faults at the gateway: the n-th call of an operation fails, loses its reply, is made twice, or the process dies there."""
+"""Faults at the gateway: the n-th call of an operation fails, loses its reply, is made twice, or the process ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Crashed(Exception):
 @dataclass
 class Fault:
     """A hook of the gateway. `kind`: "unreachable" and "crash before" strike before the call reaches the store, "lost
-    reply" and "crash after" when it has taken effect, "repeated" has it made twice. `struck`: whether it came to that."""
+    reply" and "crash after" when it has taken effect, "repeated" has it made twice. `struck`: whether it came to it."""
 
     kind: str
     at: int

@@ -11,10 +11,11 @@ import functools
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -260,17 +261,28 @@ def name_of(item: pytest.Item) -> tuple[str, str]:
     """`module::test[parameters]` without the cell, and `module::test`."""
     module = item.path.stem.removeprefix("test_").removeprefix("conformance_")
     callspec = getattr(item, "callspec", None)
-    cell = callspec.params.get("cell") if callspec else None
-    others = [part for part in (callspec._idlist if callspec else ()) if not isinstance(cell, Cell) or part != cell.id]
+    cell = cell_of(item)
+    others = [part for part in (callspec._idlist if callspec else ()) if cell is None or part != cell.id]
     test = getattr(item, "originalname", None) or item.name
     parameters = f"[{'-'.join(others)}]" if others else ""
     return f"{module}::{test}{parameters}", f"{module}::{test}"
 
 
+def _wants_cell(item: pytest.Item) -> bool:
+    return "cell" in getattr(getattr(item, "callspec", None), "params", {})
+
+
 def cell_of(item: pytest.Item) -> Cell | None:
+    """The cell that a test runs on; None of a test outside the matrix."""
     callspec = getattr(item, "callspec", None)
     cell = callspec.params.get("cell") if callspec else None
     return cell if isinstance(cell, Cell) else None
+
+
+def _cell_named(nodeid: str) -> str | None:
+    """The id of the cell in the name of a test, as far as a name tells: the longest that fits."""
+    parameters = f"-{nodeid.partition('[')[2].removesuffix(']')}-"
+    return max((cell.id for cell in CELLS if f"-{cell.id}-" in parameters), key=len, default=None)
 
 
 @dataclass
@@ -280,6 +292,13 @@ class Tally:
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
+    def count(self, report: pytest.TestReport) -> None:
+        self.seconds += report.duration
+        if report.when == "call":
+            self.outcomes["known gap" if hasattr(report, "wasxfail") else report.outcome] += 1
+        elif report.failed:
+            self.outcomes["error"] += 1
+
     @property
     def ran(self) -> int:
         """Tests whose body ran to an end, whichever."""
@@ -287,25 +306,30 @@ class Tally:
 
 
 class Matrix:
-    """The pytest plugin that chooses, excuses and counts."""
+    """The pytest plugin that chooses, excuses and counts.
+
+    Of a run in several processes (pytest-xdist), each worker chooses and excuses by itself, and the controller counts
+    what their reports say. A cell stays in one worker, so that it starts as few servers as can be.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         patterns = [p.strip() for p in (config.getoption("cells") or "").split(",") if p.strip()]
-        self.tier: str = config.getoption("tier")
+        tier: str = config.getoption("tier")
         required = os.environ.get("AGNO_DOCSTORES_REQUIRE_STRICT", "") not in ("", "0")
         try:
-            self.selected, self.left_out = select(patterns, self.tier, required)
+            self.selected, self.left_out = select(patterns, tier, required)
         except ValueError as error:
             raise pytest.UsageError(str(error)) from None
-        self.named = bool(patterns) or self.tier != "all"
+        self.config = config
+        self.named = bool(patterns) or tier != "all"
         # Whether the run is of everything, so that what is missing in it is missing indeed.
         narrowed = any(config.getoption(name, None) for name in ("keyword", "markexpr", "deselect", "ignore"))
-        everything = set(config.args) <= {str(config.rootpath / "tests"), "tests", "tests/"}
-        self.whole = everything and not narrowed
+        everything = {Path(config.invocation_params.dir, arg).resolve() for arg in config.args}
+        self.whole = everything == {config.rootpath / "tests"} and not narrowed
         self.tallies: dict[str, Tally] = {cell.id: Tally() for cell in self.selected}
-        self.cell_ids: dict[str, str] = {}
         self.used: set[tuple[str, str]] = set()
-        self.complaints: list[str] = []
+        self.served: set[tuple[str, int, int]] = set()
+        self.complaints: set[str] = set()
 
     # --- Choosing ---
 
@@ -328,45 +352,40 @@ class Matrix:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        without = [item for item in items if self._needs_cell(item) and cell_of(item) is None]
+        without = {item for item in items if _wants_cell(item) and cell_of(item) is None}
         if without:
-            config.hook.pytest_deselected(items=without)
-            items[:] = [item for item in items if item not in set(without)]
+            config.hook.pytest_deselected(items=list(without))
+            items[:] = [item for item in items if item not in without]
         for item in items:
             cell = cell_of(item)
             if cell is not None:
-                self.cell_ids[item.nodeid] = cell.id
+                item.user_properties.append(("cell", cell.id))
                 self._excuse(item, cell)
         if self.whole and not self.named:
             self._check_gaps()
 
-    @staticmethod
-    def _needs_cell(item: pytest.Item) -> bool:
-        return "cell" in getattr(getattr(item, "callspec", None), "params", {})
-
     def _excuse(self, item: pytest.Item, cell: Cell) -> None:
-        for (cells, tests), reason in self._gaps(cell).items():
+        gaps = known_gaps.DEVIATIONS if cell.oracle else known_gaps.GAPS
+        for (cells, tests), reason in gaps.items():
             if fnmatchcase(cell.id, cells) and any(_matches(name, tests) for name in name_of(item)):
                 self.used.add((cells, tests))
                 item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
-    @staticmethod
-    def _gaps(cell: Cell) -> known_gaps.Gaps:
-        return known_gaps.DEVIATIONS if cell.oracle else known_gaps.GAPS
-
     def _check_gaps(self) -> None:
-        """Complain about entries that excused nothing, unless they are of cells that this machine leaves out."""
+        """Complain about entries that excuse nothing, unless they are of cells that this machine leaves out."""
         for entry in known_gaps.GAPS.keys() | known_gaps.DEVIATIONS.keys():
             if entry not in self.used and not any(fnmatchcase(cell.id, entry[0]) for cell in self.left_out):
-                self.complaints.append(f"known gap {entry} matches no test")
+                self.complaints.add(f"known gap {entry} matches no test")
 
     # --- Counting ---
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Green by skip is not green, and a known gap excuses the test, not what was set up for it."""
-        report: pytest.TestReport = yield  # type: ignore[assignment]
-        if item.nodeid in self.cell_ids and report.skipped:
+        report = yield
+        if cell_of(item) is not None and report.skipped:
             excused = hasattr(report, "wasxfail")
             if not excused:
                 report.longrepr = f"a test of the matrix must not skip; name it in known_gaps.py\n{report.longrepr}"
@@ -375,35 +394,52 @@ class Matrix:
                 report.longrepr = item.repr_failure(call.excinfo)
             if not excused or report.when != "call":
                 report.outcome = "failed"
-        return report  # type: ignore[return-value]
+        return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        tally = self.tallies.get(self.cell_ids.get(report.nodeid, ""))
-        if tally is None:
-            return
-        tally.seconds += report.duration
-        if report.when == "call":
-            tally.outcomes["known gap" if hasattr(report, "wasxfail") else report.outcome] += 1
-        elif report.failed:
-            tally.outcomes["error"] += 1
+        tally = self.tallies.get(str(dict(report.user_properties).get("cell")))
+        if tally is not None:
+            tally.count(report)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        try:
-            if not session.config.option.collectonly and not session.shouldfail:
-                self._check_cells()
-        finally:
-            for server in {id(cell.server): cell.server for cell in CELLS}.values():
-                server.stop()
+        classes = {cls for cell in self.selected for cls in cell.classes}
+        self.served |= {(cls.__name__, *surface.served(cls)) for cls in classes}
+        output = getattr(self.config, "workeroutput", None)
+        if output is not None:  # in a worker: the controller judges
+            output["matrix"] = {"served": sorted(self.served), "complaints": sorted(self.complaints)}
+            return
+        if not session.config.option.collectonly and not session.shouldfail:
+            self._check_cells()
         if self.complaints and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what a worker found out."""
+        found = getattr(node, "workeroutput", {}).get("matrix", {"served": [], "complaints": []})
+        self.served |= {(name, count, total) for name, count, total in found["served"]}
+        self.complaints |= set(found["complaints"])
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        from xdist.scheduler import LoadScopeScheduling
+
+        class ByCell(LoadScopeScheduling):
+            def _split_scope(self, nodeid: str) -> str:
+                return _cell_named(nodeid) or nodeid.split("::")[0]
+
+        return ByCell(config, log)
+
     def _check_cells(self) -> None:
         """A cell that was asked for, by name or by running everything, has to have run something."""
-        collected = set(self.cell_ids.values())
         for cell_id, tally in self.tallies.items():
-            if tally.ran == 0 and (self.whole or self.named or cell_id in collected):
-                self.complaints.append(f"cell {cell_id} ran no test")
+            if tally.ran == 0 and (self.whole or self.named or tally.outcomes):
+                self.complaints.add(f"cell {cell_id} ran no test")
+
+    def pytest_unconfigure(self) -> None:
+        for server in {id(cell.server): cell.server for cell in CELLS}.values():
+            server.stop()
 
     # --- Telling ---
 
@@ -417,26 +453,23 @@ class Matrix:
         return lines + [f"not run: {cell.id}: {reason}" for cell, reason in self.left_out.items()]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        write = terminalreporter.write_line
-        if any(self.cell_ids.values()):
+        if any(tally.outcomes for tally in self.tallies.values()):
             terminalreporter.section("matrix")
             for line in self.table():
-                write(line)
-        for complaint in self.complaints:
-            write(f"MATRIX FAILURE: {complaint}", red=True)
+                terminalreporter.write_line(line)
+        for complaint in sorted(self.complaints):
+            terminalreporter.write_line(f"MATRIX FAILURE: {complaint}", red=True)
 
     def table(self) -> list[str]:
         """A line for each cell that ran, then for each that did not and why; then what the classes serve."""
-        head = ("cell", "server", "ran", "failed", "errors", "gaps", "seconds")
-        rows = [head]
+        rows = [("cell", "server", "ran", "failed", "errors", "gaps", "seconds")]
         for cell in self.selected:
             tally = self.tallies[cell.id]
-            if cell.id not in self.cell_ids.values():
-                continue
             counts = (tally.ran, tally.outcomes["failed"], tally.outcomes["error"], tally.outcomes["known gap"])
-            server = f"{cell.server.name} {_version(cell.server)}"
-            rows.append((cell.id, server, *map(str, counts), f"{tally.seconds:.1f}"))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+            if tally.outcomes or self.whole:
+                server = f"{cell.server.name} {_version(cell.server)}"
+                rows.append((cell.id, server, *map(str, counts), f"{tally.seconds:.1f}"))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(
                 value.ljust(width) if column < 2 else value.rjust(width)
@@ -445,17 +478,12 @@ class Matrix:
             for row in rows
         ]
         lines += [f"{cell.id}  not run: {reason}" for cell, reason in self.left_out.items()]
-        return lines + self.served()
-
-    def served(self) -> list[str]:
-        """How much of Agno's interface each class that ran serves."""
-        classes = {cls for cell in self.selected for cls in cell.classes}
-        counts: dict[tuple[int, int], list[str]] = {}
-        for cls in sorted(classes, key=lambda cls: cls.__name__):
-            counts.setdefault(surface.served(cls), []).append(cls.__name__)
-        return [
+        counts_of: dict[tuple[int, int], list[str]] = {}
+        for name, count, total in sorted(self.served):
+            counts_of.setdefault((count, total), []).append(name)
+        return lines + [
             f"methods served: {count} of {total} by {', '.join(names)}"
-            for (count, total), names in sorted(counts.items())
+            for (count, total), names in sorted(counts_of.items())
         ]
 
 

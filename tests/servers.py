@@ -306,7 +306,7 @@ class Moto(Server):
         from moto import mock_aws
         from moto.core.botocore_stubber import BotocoreStubber
 
-        # moto's tables are plain dictionaries, which threads change under each other's iteration: one request at a time.
+        # moto's tables are plain dictionaries, which threads change under each other: one request at a time.
         answer, turn = BotocoreStubber.__call__, threading.RLock()
 
         def one_at_a_time(stubber: Any, event_name: str, request: Any, **kwargs: Any) -> Any:

@@ -69,7 +69,7 @@ async def test_a_value_that_contains_itself_is_refused(db: Any) -> None:
     await db.upsert_session(agent_session())
     loop: dict[str, Any] = {"run_id": "r1", "agent_id": "a1"}
     loop["self"] = loop
-    with pytest.raises(UnserializableValueError, match="run_data.self"):
+    with pytest.raises(UnserializableValueError, match=r"run_data\.self"):
         await db.upsert_run(loop, "s1")
     assert await run_ids(db) == []
 

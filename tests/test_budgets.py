@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-
 from agno.run.agent import RunOutput
 from agno.session import AgentSession
 
@@ -34,12 +33,13 @@ ON_THE_WIRE = pytest.mark.cells(
     "firestore-async-embedded",
 )
 KB = 1024
-_WORDS = (
+_TEXT = (
     "the of and to in is that it was for on are with as his they be at one have this from or had by hot word but what "
     "some we can out other were all there when up use your how said an each she which do their time if will way about "
     "many then them write would like so these her long make thing see him two has look more day could go come did "
     "number sound no most people my over know water than call first who may down side been now find any new work part"
-).split()
+)
+_WORDS = _TEXT.split()
 
 
 def prose(size: int, seed: int) -> str:
@@ -71,10 +71,18 @@ async def seed_history(db: Any, runs: int) -> None:
     for number in range(runs):
         data = run_of(number).to_dict()
         fields = {
-            **{name: None for name in RUNS.fields},
-            **{"session_id": "s1", "run_type": "agent", "agent_id": "a1", "user_id": "u", "status": "COMPLETED"},
-            **{"run_index": number, "revision": number + 1, "incarnation": head.fields["incarnation"]},
-            **{"deleted": False, "created_at": 1000 + number, "updated_at": 1000 + number},
+            **dict.fromkeys(RUNS.fields),
+            "session_id": "s1",
+            "run_type": "agent",
+            "agent_id": "a1",
+            "user_id": "u",
+            "status": "COMPLETED",
+            "run_index": number,
+            "revision": number + 1,
+            "incarnation": head.fields["incarnation"],
+            "deleted": False,
+            "created_at": 1000 + number,
+            "updated_at": 1000 + number,
         }
         puts.append(Put(Ref("runs", f"r{number}", "s1", number), fields, {"run_data": Json.of(data)}))
     assert await kernel.write_many(puts) == []
@@ -87,10 +95,16 @@ async def seed_sessions(db: Any, count: int) -> None:
     puts = []
     for number in range(count):
         fields = {
-            **{name: None for name in SESSIONS.fields},
-            **{"session_type": "agent", "agent_id": f"a{number % 40}", "user_id": f"u{number % 50}"},
-            **{"component": f"a{number % 40}", "components": (f"a{number % 40}",), "session_name": f"Session {number}"},
-            **{"created_at": 1000 + number, "updated_at": 9000 - number, "touched_at": 9000 - number},
+            **dict.fromkeys(SESSIONS.fields),
+            "session_type": "agent",
+            "agent_id": f"a{number % 40}",
+            "user_id": f"u{number % 50}",
+            "component": f"a{number % 40}",
+            "components": (f"a{number % 40}",),
+            "session_name": f"Session {number}",
+            "created_at": 1000 + number,
+            "updated_at": 9000 - number,
+            "touched_at": 9000 - number,
         }
         body = {name: Json.of(None) for name in SESSIONS.body}
         body["session_data"] = Json.of({"session_name": f"Session {number}", "state": prose(600, number)})

@@ -674,7 +674,7 @@ async def test_without_provision_a_missing_table_is_an_error_that_tells_the_comm
     with pytest.raises(ProvisioningError) as refused:
         await db.upsert_session(AgentSession(session_id="s1", agent_id="a"))
     assert refused.value.table == storage
-    assert refused.value.command.startswith("aws dynamodb create-table --cli-input-json ")
+    assert refused.value.command.startswith("agno-docstores provision dynamo ")
     assert await db.table_exists("agno_sessions") is False
     await db._create_all_tables()
     await db._create_all_tables()
@@ -703,7 +703,7 @@ async def test_a_table_of_somebody_else_is_refused_and_left_alone(docstore: Any,
 def test_without_the_right_to_create_the_error_tells_the_command() -> None:
     missing, denied = client_error("ResourceNotFoundException"), client_error("AccessDeniedException")
     _, driver = stubbed(describe_table=[missing], create_table=[denied])
-    with pytest.raises(ProvisioningError, match="aws dynamodb create-table"):
+    with pytest.raises(ProvisioningError, match="agno-docstores provision dynamo"):
         drive(driver.ensure([RUNS]))
 
 

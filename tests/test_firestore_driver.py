@@ -20,11 +20,6 @@ from typing import Any
 import grpc
 import pytest
 from agno.session import AgentSession
-from agno_docstores_firestore import AsyncFirestoreDocstore, FirestoreDocstore, documents
-from agno_docstores_firestore import driver as driver_module
-from agno_docstores_firestore.clients import Clients
-from agno_docstores_firestore.driver import FirestoreDriver
-from agno_docstores_firestore.emulator import FirestoreEmulator, Refused
 from google.api_core import exceptions as gcp
 from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.cloud import firestore
@@ -58,6 +53,11 @@ from agno_docstores.port import (
     Touch,
 )
 from agno_docstores.schema import KINDS, SESSIONS, VERSIONS
+from agno_docstores_firestore import AsyncFirestoreDocstore, FirestoreDocstore, documents
+from agno_docstores_firestore import driver as driver_module
+from agno_docstores_firestore.clients import Clients
+from agno_docstores_firestore.driver import FirestoreDriver
+from agno_docstores_firestore.emulator import FirestoreEmulator, Refused
 
 everywhere = pytest.mark.cells("firestore-*")
 in_process = pytest.mark.cells("firestore-*-embedded")

@@ -28,13 +28,14 @@ import pytest
 grpc = pytest.importorskip("grpc")
 firestore = pytest.importorskip("google.cloud.firestore")
 
-from agno_docstores_firestore.emulator import FirestoreEmulator, Refused, store  # noqa: E402
 from google.api_core import exceptions  # noqa: E402
 from google.cloud.firestore_v1 import types  # noqa: E402
 from google.cloud.firestore_v1._helpers import encode_value  # noqa: E402
 from google.cloud.firestore_v1.base_query import And, FieldFilter, Or  # noqa: E402
 from google.cloud.firestore_v1.base_vector_query import DistanceMeasure  # noqa: E402
 from google.cloud.firestore_v1.vector import Vector  # noqa: E402
+
+from agno_docstores_firestore.emulator import FirestoreEmulator, Refused, store  # noqa: E402
 
 Connect = Callable[..., Any]
 

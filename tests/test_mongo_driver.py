@@ -21,10 +21,6 @@ import pymongo
 import pytest
 from agno.run.agent import RunOutput
 from agno.session import AgentSession
-from agno_docstores_mongo import AsyncMongoDocstore, MongoDocstore
-from agno_docstores_mongo.layout import ITEM_LIMIT, Layout
-from agno_docstores_mongo.translation import translate
-from agno_docstores_mongo.values import decode, decode_field, encode, encode_field
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import errors as client_errors
 from pymongo.monitoring import CommandListener
@@ -57,6 +53,10 @@ from agno_docstores.port import (
     Write,
 )
 from agno_docstores.schema import KINDS
+from agno_docstores_mongo import AsyncMongoDocstore, MongoDocstore
+from agno_docstores_mongo.layout import ITEM_LIMIT, Layout
+from agno_docstores_mongo.translation import translate
+from agno_docstores_mongo.values import decode, decode_field, encode, encode_field
 from tests.harness import Cell
 from tests.servers import free_port
 

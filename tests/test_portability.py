@@ -66,10 +66,9 @@ def test_the_suite_runs_on_agnos_own_adapter(cell: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=no", "-rA", "--rootdir", "."]
     environment = {**os.environ, "MONGO_URL": cell.server.start()}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    outcomes = dict(
-        (match[2], match[1])
-        for match in re.finditer(r"^(PASSED|FAILED|ERROR) \S+::(\w+(?:\[.*?\])?)", done.stdout, re.M)
-    )
+    outcomes = {
+        match[2]: match[1] for match in re.finditer(r"^(PASSED|FAILED|ERROR) \S+::(\w+(?:\[.*?\])?)", done.stdout, re.M)
+    }
     failed = {name.partition("[")[0] for name, outcome in outcomes.items() if outcome == "FAILED"}
     passed = {name.partition("[")[0] for name, outcome in outcomes.items() if outcome == "PASSED"}
     assert not [name for name, outcome in outcomes.items() if outcome == "ERROR"], done.stdout[-3000:]

@@ -166,7 +166,7 @@ class Blocking:
                     session = boto3.session.Session(profile_name=settings.profile_name)
                     config = Config(**DEFAULTS)
                     if settings.config is not None:
-                        config = config.merge(settings.config)  # type: ignore[arg-type]  # it takes any Config
+                        config = config.merge(settings.config)
                     self._client = session.client("dynamodb", config=config, **settings.client_arguments())
                 except BotoCoreError as error:
                     raise self._translate("connect", error) or error from error
