@@ -7,7 +7,6 @@ the matrix is a failure, and what is excused stands in `known_gaps`.
 
 from __future__ import annotations
 
-import functools
 import os
 import uuid
 from collections import Counter
@@ -147,17 +146,7 @@ def _at(cell: Cell) -> dict[str, Any]:
     return {**endpoint, "region_name": "us-east-1", **keys}
 
 
-@functools.cache
-def _parse_models_once() -> None:
-    """Have all sessions of the AWS SDK share what they read from disk: each would parse megabytes of JSON anew, which
-    is a third of the time of a test."""
-    import botocore.session
-
-    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
-
-
 def _dynamo(cell: Cell, storage: str, **options: Any) -> Any:
-    _parse_models_once()
     from agno_docstores_dynamo import AsyncDynamoDocstore, DynamoDocstore
 
     kind = DynamoDocstore if cell.mode == "sync" else AsyncDynamoDocstore

@@ -24,13 +24,9 @@ from agno_docstores.schema import RUNS, SESSIONS
 from tests.harness import Cell
 from tests.meters import Traffic, metered
 
+# Each store on the strictest server, both modes among them: the requests are the same ones in either.
 ON_THE_WIRE = pytest.mark.cells(
-    "mongo-sync-secantus",
-    "mongo-async-secantus",
-    "dynamo-sync-local",
-    "dynamo-async-local",
-    "firestore-sync-google",
-    "firestore-async-embedded",
+    "mongo-async-secantus", "dynamo-sync-local", "firestore-sync-google", "firestore-async-embedded"
 )
 KB = 1024
 _TEXT = (
