@@ -10,7 +10,7 @@ unexport VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
 # What pytest is to be told besides: make test ARGS="--cells='mongo-*' -k runs"
 ARGS ?=
 # Processes that share the cells; each starts the servers of its own.
-JOBS ?= 2
+JOBS ?= 3
 
 .PHONY: demo test check format lock build clean
 .DEFAULT_GOAL := test

@@ -123,7 +123,16 @@ def _mongomock(cell: Cell, storage: str, **options: Any) -> Any:
 
     cell.server.start()
     assert isinstance(cell.server, Mongomock)
-    return MongoDocstore(db_client=cell.server.client, db_name=storage, **options)
+    handle = MongoDocstore(db_client=cell.server.client, db_name=storage, **options)
+    # mongomock finds and modifies in two steps, between which another thread may do the same: one call at a time.
+    invoke, turn = handle.io._invoke, cell.server.turn
+
+    async def one_at_a_time(fn: Any, args: Any, kwargs: Any) -> Any:
+        with turn:
+            return await invoke(fn, args, kwargs)
+
+    handle.io._invoke = one_at_a_time  # type: ignore[method-assign]
+    return handle
 
 
 def _motor(cell: Cell, storage: str, **options: Any) -> Any:

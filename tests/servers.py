@@ -275,6 +275,11 @@ class Mongomock(Server):
     modules = ("mongomock",)
     client: Any = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        #: Held by whoever calls it: it does in several steps what a server does in one.
+        self.turn = threading.RLock()
+
     def version(self) -> str:
         return _installed("mongomock")
 
