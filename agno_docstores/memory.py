@@ -11,12 +11,12 @@ import threading
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 from agno_docstores import keys
 from agno_docstores.codec import Json, pack
 from agno_docstores.errors import Conflict, PayloadTooLargeError, UnsupportedTopologyError
-from agno_docstores.facade import AsyncDocstore, Docstore, StorePlugin
+from agno_docstores.facade import AsyncDocstore, Docstore, StoreOptions, StorePlugin
 from agno_docstores.io import AsyncIo, Io, SyncIo
 from agno_docstores.port import (
     EVERYTHING,
@@ -255,7 +255,7 @@ class MemoryDriver(Driver):
 class MemoryDocstore(Docstore):
     """Everything in this process's memory: for tests, and as the reference of the other stores."""
 
-    def __init__(self, *, store: MemoryStore | None = None, **options: Any) -> None:
+    def __init__(self, *, store: MemoryStore | None = None, **options: Unpack[StoreOptions]) -> None:
         self.store = store or MemoryStore()
         super().__init__(
             lambda kinds, tables: MemoryDriver(SyncIo(), kinds, tables, self.store),
@@ -267,7 +267,7 @@ class MemoryDocstore(Docstore):
 class AsyncMemoryDocstore(AsyncDocstore):
     """`MemoryDocstore` for async agents."""
 
-    def __init__(self, *, store: MemoryStore | None = None, **options: Any) -> None:
+    def __init__(self, *, store: MemoryStore | None = None, **options: Unpack[StoreOptions]) -> None:
         self.store = store or MemoryStore()
         super().__init__(
             lambda kinds, tables: MemoryDriver(AsyncIo(), kinds, tables, self.store),
