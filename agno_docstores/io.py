@@ -186,7 +186,7 @@ class AsyncIo(Io):
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:
         # An asyncio lock belongs to one loop; two loops that use one store exclude each other by the store alone.
-        holder = self._locks.get(f"{self.loop_key()}/{key}")
+        holder = self._locks.get(f"{id(asyncio.get_running_loop())}/{key}")
         async with holder.lock:
             yield
 
@@ -201,11 +201,5 @@ class ThreadIo(AsyncIo):
         return await asyncio.to_thread(functools.partial(fn, *args, **kwargs))
 
     def loop_key(self) -> int:
-        # The client is a blocking one and serves every loop; only the locks are bound to their loop.
+        # The client is a blocking one and serves every loop.
         return 0
-
-    @asynccontextmanager
-    async def lock(self, key: str) -> AsyncIterator[None]:
-        holder = self._locks.get(f"{id(asyncio.get_running_loop())}/{key}")
-        async with holder.lock:
-            yield

@@ -26,11 +26,18 @@ def check_id(name: str, value: object) -> str:
     """The id itself, if it is one; raises `InvalidIdError` for anything but a non-empty, encodable `str`."""
     if not isinstance(value, str) or not value:
         raise InvalidIdError(name, value)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise InvalidIdError(name, value, "must not hold a lone surrogate") from None
+    if not encodable(value):
+        raise InvalidIdError(name, value, "must not hold a lone surrogate")
     return value
+
+
+def encodable(text: str) -> bool:
+    """Whether UTF-8, and so a store, has a form for the text: a lone surrogate has none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def encode(values: Iterable[Scalar]) -> str:

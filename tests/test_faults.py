@@ -34,7 +34,7 @@ async def prepared(db: Any) -> None:
         status = "PENDING" if number == 2 else "COMPLETED"
         await db.upsert_run(run_of(f"r{number}", status=status, content=None), "s1", "u")
     await db.upsert_session(agent_session("other", user_id="u"))
-    await db.upsert_run(run_of("o0"), "other", "u")
+    await db.upsert_run(run_of("o0", status="COMPLETED"), "other", "u")
 
 
 async def state(db: Any) -> dict[str, Any]:
@@ -109,8 +109,6 @@ async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation:
             with cell.storage() as name:
                 db = Handle(cell.open(name))
                 await prepared(db)
-                if operation is transfer:
-                    await db.upsert_run(run_of("o0", status="COMPLETED"), "other", "u")
                 before = await run_ids(db)
                 db.io.hooks.append(fault)
                 answer = await operation(db)
@@ -146,8 +144,6 @@ async def test_a_crash_at_any_call_loses_nothing_and_can_be_repeated(
             with cell.storage() as name:
                 db = Handle(cell.open(name))
                 await prepared(db)
-                if operation is transfer:
-                    await db.upsert_run(run_of("o0", status="COMPLETED"), "other", "u")
                 before = await state(db)
                 warm_reader = Handle(cell.open(name))
                 await warm_reader.get_session("s1")

@@ -297,19 +297,16 @@ class Sessions:
         try:
             await self._insert(incoming, None, None)
         except Conflict:
-            current, head = await self.histories.heads(incoming.session_id)
-            if current is not None:
-                return False
             return await self.kernel.transact(
-                f"insert of session {incoming.session_id!r}", lambda fresh: self._insert_over(incoming, None, head)
+                f"insert of session {incoming.session_id!r}", lambda fresh: self._insert_unless_there(incoming)
             )
         return True
 
-    async def _insert_over(self, incoming: Incoming, updated_at: tuple[int | None] | None, head: Stored | None) -> bool:
+    async def _insert_unless_there(self, incoming: Incoming) -> bool:
         current, head = await self.histories.heads(incoming.session_id)
         if current is not None:
             return False
-        await self._insert(incoming, updated_at, head)
+        await self._insert(incoming, None, head)
         return True
 
     async def _upsert(self, incoming: Incoming, updated_at: tuple[int | None] | None) -> Stored | None:

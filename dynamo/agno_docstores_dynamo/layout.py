@@ -27,7 +27,7 @@ from typing import Any
 from agno_docstores import keys
 from agno_docstores.codec import pack, unpack
 from agno_docstores.errors import CorruptRecordError
-from agno_docstores.keys import Scalar
+from agno_docstores.keys import Scalar, encodable
 from agno_docstores.port import (
     Condition,
     Contains,
@@ -140,7 +140,7 @@ def to_value(value: FieldValue) -> Value:
     if isinstance(value, bool):
         return {"BOOL": value}
     if isinstance(value, str):
-        return {"S": value} if _encodable(value) else {"M": {"json": {"S": json.dumps(value)}}}
+        return {"S": value} if encodable(value) else {"M": {"json": {"S": json.dumps(value)}}}
     if isinstance(value, int):
         return {"N": str(value)} if -_EXACT < value < _EXACT else {"M": {"json": {"S": str(value)}}}
     if isinstance(value, float):
@@ -160,14 +160,6 @@ def from_value(value: Value) -> FieldValue:
     if kind == "M":
         return json.loads(content["json"]["S"])  # type: ignore[no-any-return]
     return None
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def item_bytes(item: Item) -> int:

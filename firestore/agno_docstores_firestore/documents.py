@@ -34,7 +34,7 @@ from google.cloud.firestore_v1 import types
 from agno_docstores import keys
 from agno_docstores.codec import pack, unpack
 from agno_docstores.errors import CorruptRecordError, PayloadTooLargeError
-from agno_docstores.keys import Scalar
+from agno_docstores.keys import Scalar, encodable
 from agno_docstores.port import Fields, FieldValue, Index, Kind, Put, Ref, Rev, Stored
 
 # https://cloud.google.com/firestore/quotas
@@ -232,7 +232,7 @@ def _encode(target: Any, value: FieldValue | bytes) -> None:
         target.double_value = value
     elif isinstance(value, bytes):
         target.bytes_value = value
-    elif isinstance(value, str) and _encodable(value):
+    elif isinstance(value, str) and encodable(value):
         target.string_value = value
     elif isinstance(value, tuple):
         target.array_value.SetInParent()
@@ -267,14 +267,6 @@ def _decode_body(value: Any | None) -> str | bytes | None:
     if value.WhichOneof("value_type") == "bytes_value":
         return bytes(value.bytes_value)
     return str(value.string_value)
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 # --- Sizes, as https://cloud.google.com/firestore/docs/storage-size counts them -------------------------------------

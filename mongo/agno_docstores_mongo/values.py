@@ -16,6 +16,7 @@ from typing import Any
 from bson.datetime_ms import DatetimeMS
 
 from agno_docstores.codec import Json, dumps
+from agno_docstores.keys import encodable
 from agno_docstores.port import FieldValue
 
 MARK = "__json__"
@@ -62,7 +63,7 @@ def encode_field(value: object) -> Any:
     if isinstance(value, int):
         return value if _MIN <= value <= _MAX else {MARK: str(int(value))}
     if isinstance(value, str):
-        return value if value.isascii() or _encodable(value) else {MARK: dumps(value)}
+        return value if value.isascii() or encodable(value) else {MARK: dumps(value)}
     if isinstance(value, tuple):
         return [encode_field(item) for item in value]
     return as_text(Json.of(value))
@@ -107,14 +108,6 @@ def _marked(value: Any) -> str | None:
         text = value.get(MARK)
         return text if isinstance(text, str) else None
     return None
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _native(value: Any) -> bool:
