@@ -7,11 +7,14 @@ in number and time. Nothing here knows Agno or a driver's client.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from agno_docstores import keys
@@ -31,7 +34,9 @@ from agno_docstores.port import (
     Eq,
     Expect,
     Failed,
+    Fields,
     Has,
+    In,
     Index,
     Kind,
     Page,
@@ -42,6 +47,7 @@ from agno_docstores.port import (
     Span,
     Stored,
     Write,
+    looks_at,
 )
 
 T = TypeVar("T")
@@ -51,25 +57,34 @@ CONFLICT_ATTEMPTS = 40  # of one transaction against other writers
 BACKOFF, BACKOFF_CAP = 0.02, 0.5  # seconds; each wait is a random part of min(cap, BACKOFF * 2**n)
 WRITE_BATCH = 500  # writes handed to a driver at once
 SEARCH_PAGE = 500  # headers asked for at a time where most may not match
+TEST_PAGE = 100  # whole records asked for at a time, likewise
+MOST_SPANS = 10  # that a query may be divided into
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """Records of a kind that satisfy all conditions, in the order of a field, then the id ("id": of the id alone);
-    None: no order asked. `implied`: conditions that follow from `where`, for an index that knows only those."""
+    None: no order asked. `implied`: conditions that follow from `where`, for an index that knows only those.
+    `test`: a condition on the whole record, its body included, for what no header tells."""
 
     kind: Kind
     where: tuple[Condition, ...] = ()
     sort: str | None = None
     descending: bool = False
     implied: tuple[Condition, ...] = ()
+    test: Callable[[Stored], bool] | None = None
+
+    def matches(self, record: Stored) -> bool:
+        """Whether a record read whole belongs to the answer."""
+        return all(c.holds(record.fields) for c in self.where) and (self.test is None or self.test(record))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a query is answered: the span to read, what is left to check on it, and whether it comes in order."""
+    """How a query is answered: the spans to read (no record is in two), what is left to check, and whether each of them
+    comes in order."""
 
-    span: Span
+    spans: tuple[Span, ...]
     residual: tuple[Condition, ...]
     ordered: bool
 
@@ -146,14 +161,16 @@ class Kernel:
         """The matching records from `offset` on, at most `limit`. Without `body`, headers only.
 
         Cost where an index gives the order: the entries up to the page's end, headers only, and the page's bodies.
-        Where none does: the headers of all that match.
+        Where none does: the headers of all that match. With a `test`: the bodies of all up to the page's end.
         """
         plan = self.plan(query)
         end = None if limit is None else offset + limit
+        if query.test is not None:
+            return (await self._tested(query, plan, end))[offset:end]
         exact = plan.ordered and (end is None or all(type(c) in self.driver.pushes for c in plan.residual))
         if exact and offset == 0:
-            return await self._collect(plan, end, body=body)
-        headers = await self._collect(plan, end if plan.ordered else None, body=False)
+            return await self._collect(query, plan, end, body=body)
+        headers = await self._collect(query, plan, end if plan.ordered else None, body=False)
         if not plan.ordered:
             headers = self._sorted(query, headers)
         headers = headers[offset:end]
@@ -163,71 +180,143 @@ class Kernel:
         self, query: Query, *, offset: int = 0, limit: int | None = None, body: bool = True
     ) -> tuple[list[Stored], int]:
         """A page, and the number of all records that match. The count is the store's own where an index covers the
-        conditions; else all headers are read once for both."""
+        conditions; else all headers (with a `test`: all bodies) are read once for both."""
+        end = None if limit is None else offset + limit
+        plan = self.plan(query)
+        if query.test is not None:
+            found = await self._tested(query, plan, None)
+            return found[offset:end], len(found)
         if limit is None and offset == 0:
             records = await self.page(query, body=body)
             return records, len(records)
-        plan = self.plan(query)
+        if plan.ordered and len(plan.spans) == 1:
+            asked = replace(plan.spans[0], limit=limit, body=False)
+            nothing: tuple[list[Stored], int] | None = ([], 0)
+            both = await self._reading(lambda: self.driver.page_and_count(asked, offset), nothing)
+            if both is not None:
+                headers, total = both
+                headers = [header for header in headers if self._alive(header) is not None]
+                return (await self._with_bodies(query, headers) if body else headers), total
         if plan.ordered and not plan.residual:
-            total = await self._reading(lambda: self.driver.count(plan.span), 0)
+            counts = await self.io.gather(*(self._reading(partial(self.driver.count, span), 0) for span in plan.spans))
+            total = sum(counts)
             return (await self.page(query, offset=offset, limit=limit, body=body) if total > offset else []), total
-        headers = self._sorted(query, await self._collect(plan, None, body=False))
-        total = len(headers)
-        headers = headers[offset : None if limit is None else offset + limit]
-        return (await self._with_bodies(query, headers) if body else headers), total
+        headers = self._sorted(query, await self._collect(query, plan, None, body=False))
+        page = headers[offset:end]
+        return (await self._with_bodies(query, page) if body else page), len(headers)
+
+    async def _tested(self, query: Query, plan: Plan, need: int | None) -> list[Stored]:
+        """The first records that also pass the query's test, read whole a stretch at a time."""
+        if not plan.ordered or len(plan.spans) > 1:
+            headers = self._sorted(query, await self._collect(query, plan, None, body=False))
+            found: list[Stored] = []
+            for start in range(0, len(headers), TEST_PAGE):
+                found += await self._with_bodies(query, headers[start : start + TEST_PAGE])
+                if need is not None and len(found) >= need:
+                    break
+            return found[:need]
+        return await self._collect(query, plan, need, body=True)
 
     async def span(self, span: Span) -> list[Stored]:
         """All records of a span, over as many pages as there are, conditions applied."""
-        return await self._collect(Plan(span, span.where, True), span.limit, body=span.body)
+        return await self._read_span(span, span.limit, body=span.body)
+
+    async def totals(self, kind: Kind, parents: Sequence[str], sums: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Of each parent, the number of its children and the sums of int fields of theirs. 1 request where the store
+        adds up, else the headers of all of them."""
+        nothing: dict[str, tuple[int, ...]] | None = {}
+        found = await self._reading(lambda: self.driver.totals(kind, parents, sums), nothing)
+        if found is not None:
+            return found
+        index = next(index for index in kind.indexes if index.eq == (kind.parent,))
+        children = await self.io.gather(
+            *(self.span(Span(kind.name, index.name, (parent,), body=False)) for parent in parents)
+        )
+
+        def total(records: list[Stored], name: str) -> int:
+            values = [record.fields.get(name) for record in records]
+            return sum(value for value in values if isinstance(value, int))
+
+        return {
+            parent: (len(own), *(total(own, name) for name in sums))
+            for parent, own in zip(parents, children, strict=True)
+        }
 
     def plan(self, query: Query) -> Plan:
-        """The index that narrows most, then the one that also gives the order asked for."""
-        equal: dict[str, Any] = {}
+        """The index that narrows most, then the one that also gives the order asked for, then the first declared. "One
+        of these values" is a span for each of them, where an index begins with the field."""
+        equal: dict[str, tuple[Condition, tuple[Any, ...]]] = {}
         for condition in (*query.where, *query.implied):
-            if isinstance(condition, Eq | Has) and condition.value is not None:
-                equal.setdefault(condition.field, condition)
+            values = _values_of(condition, query.kind)
+            if values:
+                equal.setdefault(looks_at(condition)[0], (condition, values))
         usable = [
             index
             for index in query.kind.indexes
-            if all(name in equal for name in index.eq) and (self.driver.optional_indexes or not index.optional)
+            if all(name in equal for name in index.eq)
+            and (self.driver.optional_indexes or not index.optional)
+            and math.prod(len(equal[name][1]) for name in index.eq) <= MOST_SPANS
         ]
         if not usable:
             span = Span(query.kind.name, EVERYTHING, where=query.where)
-            return Plan(span, query.where, ordered=query.sort is None)
+            return Plan((span,), query.where, ordered=query.sort is None)
 
         def rank(index: Index) -> tuple[int, bool]:
             return len(index.eq), query.sort in (None, index.sort)
 
         index = max(usable, key=rank)
         bounds = next((c for c in query.where if isinstance(c, Range) and c.field == index.sort), None)
-        covered = [equal[name] for name in index.eq] + ([bounds] if bounds else [])
+        covered = [equal[name][0] for name in index.eq] + ([bounds] if bounds else [])
         residual = tuple(condition for condition in query.where if condition not in covered)
-        span = Span(
-            query.kind.name,
-            index.name,
-            tuple(equal[name].value for name in index.eq),
-            low=bounds.low if bounds else None,
-            high=bounds.high if bounds else None,
-            descending=query.descending and query.sort == index.sort,
-            where=query.where,
+        spans = tuple(
+            Span(
+                query.kind.name,
+                index.name,
+                eq,
+                low=bounds.low if bounds else None,
+                high=bounds.high if bounds else None,
+                descending=query.descending and query.sort == index.sort,
+                where=query.where,
+            )
+            for eq in product(*(equal[name][1] for name in index.eq))
         )
-        return Plan(span, residual, ordered=query.sort in (None, index.sort))
+        return Plan(spans, residual, ordered=query.sort in (None, index.sort))
 
-    async def _collect(self, plan: Plan, need: int | None, *, body: bool) -> list[Stored]:
+    async def _collect(self, query: Query, plan: Plan, need: int | None, *, body: bool) -> list[Stored]:
+        """The first `need` records of a plan; those of several spans in the query's order."""
+        pushed = all(type(condition) in self.driver.pushes for condition in plan.residual)
+        found = await self.io.gather(
+            *(self._read_span(span, need, body=body, pushed=pushed, test=query.test) for span in plan.spans)
+        )
+        if len(found) == 1:
+            return found[0]
+        return self._sorted(query, [record for records in found for record in records])[:need]
+
+    async def _read_span(
+        self,
+        span: Span,
+        need: int | None,
+        *,
+        body: bool,
+        pushed: bool = True,
+        test: Callable[[Stored], bool] | None = None,
+    ) -> list[Stored]:
         found: list[Stored] = []
         seen: set[str] = set()
         cursor: Any = None
-        pushed = all(type(condition) in self.driver.pushes for condition in plan.residual)
         while True:
             ask = None if need is None else need - len(found)
             if ask is not None and not body and not pushed:
                 ask = max(ask, SEARCH_PAGE)
-            span = replace(plan.span, after=cursor, limit=ask, body=body)
-            page = await self._reading(partial(self.driver.scan, span), Page([]))
+            if ask is not None and test is not None:
+                ask = max(ask, TEST_PAGE)
+            page = await self._reading(
+                partial(self.driver.scan, replace(span, after=cursor, limit=ask, body=body)), Page([])
+            )
             for record in page.records:
                 if record.ref.id in seen or self._alive(record) is None:
                     continue
-                if all(condition.holds(record.fields) for condition in plan.span.where):
+                if all(condition.holds(record.fields) for condition in span.where) and (test is None or test(record)):
                     seen.add(record.ref.id)
                     found.append(record)
             cursor = page.cursor
@@ -235,11 +324,11 @@ class Kernel:
                 return found[:need]
 
     async def _with_bodies(self, query: Query, headers: Sequence[Stored]) -> list[Stored]:
-        if not query.kind.body:
+        if not query.kind.body and not any(query.kind.volatile - header.fields.keys() for header in headers):
             return list(headers)
         full = await self.get_many([header.ref for header in headers])
         # A record may have changed since its header was read; what no longer matches does not belong on the page.
-        return [r for r in full if r is not None and all(c.holds(r.fields) for c in query.where)]
+        return [record for record in full if record is not None and query.matches(record)]
 
     def _sorted(self, query: Query, records: list[Stored]) -> list[Stored]:
         if query.sort is None:
@@ -306,11 +395,13 @@ class Kernel:
                 failed += await self._retried(partial(self.driver.write_many, batch, token))
         return failed
 
-    async def add(self, ref: Ref, deltas: dict[str, int], guard: Sequence[Condition]) -> Stored | None:
-        """Atomic counters under a condition; the record afterwards, or None. May count twice after a lost reply, so
-        it serves numbers that have to grow, not to be exact."""
+    async def add(
+        self, ref: Ref, deltas: dict[str, int], guard: Sequence[Condition], also: Fields = MappingProxyType({})
+    ) -> Stored | None:
+        """Atomic counters under a condition, and the fields of `also` set with them; the record afterwards, or None.
+        May count twice after a lost reply, so it serves numbers that have to grow, not to be exact."""
         token = new_token()
-        return await self._reading(lambda: self.driver.add(ref, deltas, guard, token), None)
+        return await self._reading(lambda: self.driver.add(ref, deltas, guard, token, also), None)
 
     async def transact(self, what: str, attempt: Callable[[bool], Awaitable[T]]) -> T:
         """Run an optimistic transaction until it commits: `attempt(fresh)` reads, decides and commits; on `Conflict` it
@@ -426,6 +517,16 @@ def _revs_if_applied(writes: Sequence[Write], current: Sequence[Stored | None], 
         None if isinstance(write, Delete) or record is None else record.rev
         for write, record in zip(writes, current, strict=True)
     ]
+
+
+def _values_of(condition: Condition, kind: Kind) -> tuple[Any, ...]:
+    """The values of which a condition says that the field has one; none if it says no such thing, or says it of null,
+    or of a field of several values, which would bring one record twice."""
+    if isinstance(condition, Eq | Has):
+        return () if condition.value is None else (condition.value,)
+    if isinstance(condition, In) and condition.field not in kind.multi and None not in condition.values:
+        return tuple(dict.fromkeys(condition.values))
+    return ()
 
 
 def new_token() -> str:

@@ -11,6 +11,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Unpack
 
 from agno_docstores import keys
@@ -27,6 +28,7 @@ from agno_docstores.port import (
     Eq,
     Expect,
     Failed,
+    Fields,
     FieldValue,
     Has,
     In,
@@ -40,6 +42,7 @@ from agno_docstores.port import (
     Span,
     Stored,
     Write,
+    added,
 )
 
 Records = dict[str, dict[str, Stored]]  # by kind name and table, then by id
@@ -116,8 +119,31 @@ class MemoryDriver(Driver):
     async def count(self, span: Span) -> int:
         return len((await self.io(self._scan, replace(span, body=False, limit=None), op="count")).records)
 
-    async def add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
-        return await self.io(self._add, ref, deltas, guard, token, op="add")  # type: ignore[no-any-return]
+    async def add(
+        self,
+        ref: Ref,
+        deltas: Mapping[str, int],
+        guard: Sequence[Condition],
+        token: str,
+        also: Fields = MappingProxyType({}),
+    ) -> Stored | None:
+        return await self.io(self._add, ref, deltas, guard, token, also, op="add")  # type: ignore[no-any-return]
+
+    async def totals(
+        self, kind: Kind, parents: Sequence[str], sums: Sequence[str]
+    ) -> dict[str, tuple[int, ...]] | None:
+        """1 request. Where commits span records, None: there the kernel keeps the totals with what they count."""
+        if self.atomic:
+            return None
+        return await self.io(self._totals, kind, parents, sums, op="totals")  # type: ignore[no-any-return]
+
+    async def page_and_count(self, span: Span, offset: int) -> tuple[list[Stored], int] | None:
+        """1 request. Where commits span records, None: two requests stand for those stores that need them."""
+        if self.atomic:
+            return None
+        whole = replace(span, body=False, limit=None, after=None)
+        found: list[Stored] = (await self.io(self._scan, whole, op="page_and_count")).records
+        return found[offset : None if span.limit is None else offset + span.limit], len(found)
 
     # --- The store itself, under its lock ---------------------------------------------------------------------------
 
@@ -190,17 +216,28 @@ class MemoryDriver(Driver):
         space[write.ref.id] = Stored(ref, rev, fields, body, write.expires_at)
         return rev
 
-    def _add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
+    def _totals(self, kind: Kind, parents: Sequence[str], sums: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        now = self.io.now()
+        with self.data.lock:
+            records = list(self.data.records.get(self._space(kind.name), {}).values())
+        children: dict[str, list[Stored]] = {parent: [] for parent in parents}
+        for record in records:
+            if record.ref.parent in children and (record.expires_at is None or record.expires_at > now):
+                children[record.ref.parent].append(record)
+        return {
+            parent: (len(own), *(sum(_int(record.fields.get(name)) for record in own) for name in sums))
+            for parent, own in children.items()
+        }
+
+    def _add(
+        self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str, also: Fields
+    ) -> Stored | None:
         with self.data.lock:
             space = self.data.records.get(self._space(ref.kind), {})
             current = space.get(ref.id)
             if current is None or not all(condition.holds(current.fields) for condition in guard):
                 return None
-            fields: dict[str, FieldValue] = dict(current.fields)
-            for name, delta in deltas.items():
-                value = fields.get(name)
-                fields[name] = (value if isinstance(value, int) else 0) + delta
-            space[ref.id] = replace(current, fields=fields, rev=Rev(token))
+            space[ref.id] = replace(current, fields=added(current, deltas, also), rev=Rev(token))
             return self._copy(space[ref.id], True)
 
     def _scan(self, span: Span) -> Page:
@@ -250,6 +287,10 @@ class MemoryDriver(Driver):
         if record is None:
             return None
         return replace(record, fields=dict(record.fields), body=dict(record.body or {}) if body else None)
+
+
+def _int(value: FieldValue) -> int:
+    return value if isinstance(value, int) else 0
 
 
 class MemoryDocstore(Docstore):

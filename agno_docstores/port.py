@@ -9,9 +9,10 @@ method are what `agno_docstores.conformance.driver` checks; together they are th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 from agno_docstores.codec import Json
@@ -32,6 +33,9 @@ class Index:
 
     A record has an entry unless one of the `eq` fields is null. `strong`: reads see every acknowledged write; only an
     index by the parent may ask for that. `optional`: a driver whose store bills index entries may leave it out.
+    `spread`: the `eq` fields have few values, so that a driver whose store limits the writes of one partition had
+    better divide each value's entries among several. A kind's indexes are declared the most selective first: of two
+    that serve a query equally well, the first is taken.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Index:
     sort: str
     strong: bool = False
     optional: bool = False
+    spread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,15 @@ class Stored:
     expires_at: int | None = None
 
 
+def added(record: Stored, deltas: Mapping[str, int], also: Fields) -> dict[str, FieldValue]:
+    """The fields of a record after `Driver.add`; what is no number counts as 0."""
+    fields = {**record.fields, **also}
+    for name, delta in deltas.items():
+        value = record.fields.get(name)
+        fields[name] = (value if isinstance(value, int) else 0) + delta
+    return fields
+
+
 # --- Writes ---------------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +153,11 @@ class Touch:
 
 
 Write = Put | Delete | Touch
+
+
+def is_insert(write: Write) -> bool:
+    """A put of a record that must not be there yet."""
+    return isinstance(write, Put) and write.expect is Expect.ABSENT
 
 
 # --- Conditions and scans -------------------------------------------------------------------------------------------
@@ -217,7 +236,23 @@ class Contains:
         return isinstance(value, str) and self.text.casefold() in value.casefold()
 
 
-Condition = Eq | Has | Range | NotIn | In | Contains
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """Whatever no other condition says: a test of these fields. No driver pushes it down; it is applied to headers."""
+
+    fields: tuple[str, ...]
+    test: Callable[[Fields], bool]
+
+    def holds(self, fields: Fields) -> bool:
+        return self.test(fields)
+
+
+Condition = Eq | Has | Range | NotIn | In | Contains | Predicate
+
+
+def looks_at(condition: Condition) -> tuple[str, ...]:
+    """The fields that a condition depends on."""
+    return condition.fields if isinstance(condition, Predicate) else (condition.field,)
 
 
 #: The index that every kind has undeclared: all its records, in an order of the driver's own, for want of a better one.
@@ -326,8 +361,10 @@ class Driver(ABC):
 
     @abstractmethod
     async def write_many(self, writes: Sequence[Write], token: str) -> list[Failed]:
-        """Many writes without order or atomicity, in the store's batches; each must be idempotent (`ANY`). Returns what
-        failed after the store's own "unprocessed" answers were retried; raises only if nothing could be sent."""
+        """Many writes without order or atomicity, in the store's batches; each must be idempotent: under `ANY`, or a
+        put under `ABSENT`, which fails with `Conflict` where a record is there (be it this write's own, sent again).
+        Returns what failed after the store's own "unprocessed" answers were retried; raises only if nothing could be
+        sent."""
 
     @abstractmethod
     async def scan(self, span: Span) -> Page:
@@ -339,12 +376,33 @@ class Driver(ABC):
         """The exact number of entries of a span without `where`."""
 
     @abstractmethod
-    async def add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
-        """Add to int fields of an existing record, atomically, where the guard holds; returns the record afterwards.
-        None: no such record, or the guard does not hold (read it to tell). A repetition after a lost reply may add
-        twice."""
+    async def add(
+        self,
+        ref: Ref,
+        deltas: Mapping[str, int],
+        guard: Sequence[Condition],
+        token: str,
+        also: Fields = MappingProxyType({}),
+    ) -> Stored | None:
+        """Add to int fields of an existing record, and set the fields of `also`, in one step where the guard holds;
+        returns the record afterwards. None: no such record, or the guard does not hold (read it to tell). A repetition
+        after a lost reply may add twice."""
 
     async def delete_children(self, parent: str, kind: Kind) -> bool:
         """Optional: delete all children of a parent in one request of the store's own. False: not supported; the kernel
         then scans headers and deletes in batches."""
         return False
+
+    async def totals(
+        self, kind: Kind, parents: Sequence[str], sums: Sequence[str]
+    ) -> dict[str, tuple[int, ...]] | None:
+        """Optional: of each of these parents, the number of its children and the sums of int fields of theirs, all in
+        one request of the store's own; a parent without children may be left out. None: not supported; the kernel then
+        scans headers. What has expired is not counted."""
+        return None
+
+    async def page_and_count(self, span: Span, offset: int) -> tuple[list[Stored], int] | None:
+        """Optional: the headers of a stretch of a span, `limit` of them from `offset` on, and the number of all, both
+        under the span's conditions, in one request. None: not supported, or not for these conditions; the kernel then
+        asks for the one and the other."""
+        return None

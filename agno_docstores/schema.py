@@ -52,7 +52,9 @@ HISTORIES = Kind(
         "next_index",  # the run_index of the next new run
         "revision",  # counts the writes of runs; a run carries the revision of its last write
         "deleting",  # the session is gone, its runs are being removed
+        "uncounted",  # True: something changed since the metrics counted this session; else null
     ),
+    indexes=(Index("uncounted", ("uncounted",), "incarnation", spread=True),),
     within="sessions",
     volatile=frozenset({"next_index", "revision"}),
 )
@@ -98,4 +100,227 @@ VERSIONS = Kind(
     fields=("version", "created_at", "updated_at"),
 )
 
-KINDS = {kind.name: kind for kind in (SESSIONS, HISTORIES, RUNS, VERSIONS)}
+MEMORIES = Kind(
+    name="memories",
+    table="memory_table_name",
+    fields=(
+        "user_id",
+        "agent_id",
+        "team_id",
+        "topics",
+        "inserted_at",  # microseconds since the epoch: the order of insertion, which Agno's memory manager leans on
+        "created_at",
+        "updated_at",
+        "touched_at",  # updated_at, or created_at where that is null
+    ),
+    body=("memory", "topics", "input", "feedback"),
+    indexes=(
+        Index("user_inserted", ("user_id",), "inserted_at"),
+        Index("user_touched", ("user_id",), "touched_at"),
+        Index("team_inserted", ("team_id",), "inserted_at", spread=True),
+        Index("agent_inserted", ("agent_id",), "inserted_at", spread=True),
+        Index("all_inserted", (), "inserted_at"),
+        Index("all_touched", (), "touched_at"),
+    ),
+    multi=frozenset({"topics"}),
+    volatile=frozenset({"updated_at", "touched_at"}),
+)
+
+KNOWLEDGE = Kind(
+    name="knowledge",
+    table="knowledge_table_name",
+    fields=(
+        "name",
+        "type",
+        "size",
+        "linked_to",
+        "access_count",
+        "status",
+        "external_id",
+        "user_id",
+        "owner",  # user_id, or "" for what is shared: a reader sees his own and the shared
+        "created_at",
+        "updated_at",
+        "touched_at",
+    ),
+    body=("description", "metadata", "status_message"),
+    indexes=(
+        Index("owner_linked_created", ("owner", "linked_to"), "created_at"),
+        Index("owner_created", ("owner",), "created_at"),
+        Index("linked_created", ("linked_to",), "created_at", spread=True),
+        Index("all_created", (), "created_at"),
+        Index("owner_linked_touched", ("owner", "linked_to"), "touched_at", optional=True),
+        Index("owner_touched", ("owner",), "touched_at", optional=True),
+        Index("linked_touched", ("linked_to",), "touched_at", optional=True),
+        Index("all_touched", (), "touched_at", optional=True),
+    ),
+    volatile=frozenset({"access_count", "status", "updated_at", "touched_at"}),
+)
+
+EVALS = Kind(
+    name="evals",
+    table="eval_table_name",
+    fields=(
+        "eval_type",
+        "name",
+        "agent_id",
+        "team_id",
+        "workflow_id",
+        "model_id",
+        "model_provider",
+        "evaluated_component_name",
+        "user_id",
+        "created_at",
+        "updated_at",
+        "touched_at",
+    ),
+    body=("eval_data", "eval_input"),
+    indexes=(
+        Index("user_created", ("user_id",), "created_at"),
+        Index("agent_created", ("agent_id",), "created_at"),
+        Index("team_created", ("team_id",), "created_at"),
+        Index("workflow_created", ("workflow_id",), "created_at"),
+        Index("model_created", ("model_id",), "created_at", spread=True),
+        Index("all_created", (), "created_at"),
+    ),
+    volatile=frozenset({"updated_at", "touched_at"}),
+)
+
+TRACES = Kind(
+    name="traces",
+    table="trace_table_name",
+    fields=(
+        "known",  # True once the trace itself was stored; null while only spans of it have come, which it then counts
+        "name",
+        "status",
+        "start_time",  # this and the others: ISO 8601 text in UTC, so that texts sort as times do
+        "end_time",
+        "duration_ms",
+        "run_id",
+        "session_id",
+        "user_id",
+        "agent_id",
+        "team_id",
+        "workflow_id",
+        "created_at",
+        "children",  # how many spans it has, and
+        "errors",  # how many of them failed: kept here where one commit can hold trace and spans (`totals.py`)
+    ),
+    # Nothing is volatile: a listing is answered from the index entries alone, which costs writes instead.
+    indexes=(
+        Index("run_started", ("run_id",), "start_time"),
+        Index("session_started", ("session_id",), "start_time"),
+        Index("user_started", ("user_id",), "start_time"),
+        Index("agent_started", ("agent_id",), "start_time"),
+        Index("team_started", ("team_id",), "start_time"),
+        Index("workflow_started", ("workflow_id",), "start_time"),
+        Index("all_started", ("known",), "start_time", spread=True),
+        Index("all_created", ("known",), "created_at", spread=True),
+    ),
+)
+
+SPANS = Kind(
+    name="spans",
+    table="span_table_name",
+    fields=(
+        "trace_id",
+        "parent_span_id",
+        "name",
+        "span_kind",
+        "span_type",  # attributes["openinference.span.kind"], which the statistics group by
+        "status_code",
+        "errors",  # 1 if status_code is ERROR, else 0: what the trace's total adds up
+        "start_time",
+        "end_time",
+        "duration_ms",
+        "created_at",
+    ),
+    body=("attributes", "status_message"),
+    indexes=(
+        Index("trace_started", ("trace_id",), "start_time", strong=True),
+        Index("parent_started", ("parent_span_id",), "start_time"),
+        Index("all_started", (), "start_time"),
+    ),
+    parent="trace_id",
+)
+
+LEARNINGS = Kind(
+    name="learnings",
+    table="learnings_table_name",
+    fields=(
+        "learning_type",
+        "namespace",
+        "user_id",
+        "owner",  # user_id, or "" for what is global
+        "agent_id",
+        "team_id",
+        "workflow_id",
+        "session_id",
+        "entity_id",
+        "entity_type",
+        "created_at",
+        "updated_at",
+        "touched_at",
+    ),
+    body=("content", "metadata"),
+    indexes=(
+        Index("entity_touched", ("entity_id",), "touched_at"),
+        Index("session_touched", ("session_id",), "touched_at"),
+        Index("owner_touched", ("owner",), "touched_at"),
+        Index("namespace_touched", ("namespace",), "touched_at", spread=True),
+        Index("agent_touched", ("agent_id",), "touched_at", spread=True),
+        Index("team_touched", ("team_id",), "touched_at", spread=True),
+        Index("type_touched", ("learning_type",), "touched_at", spread=True),
+        Index("all_touched", (), "touched_at"),
+    ),
+    volatile=frozenset({"updated_at", "touched_at"}),
+)
+
+METRICS = Kind(
+    name="metrics",
+    table="metrics_table_name",
+    fields=(
+        "metric_id",
+        "date",  # ISO 8601, a day in UTC
+        "aggregation_period",
+        "user_id",  # "" for what nobody owns
+        "open",  # True while the day is not over; else null
+        "created_at",
+        "updated_at",
+    ),
+    body=("counts", "token_metrics", "model_metrics", "applied"),
+    indexes=(
+        Index("user_date", ("user_id",), "date"),
+        Index("user_updated", ("user_id",), "updated_at"),
+        Index("open_date", ("open",), "date"),
+        Index("all_date", (), "date"),
+        Index("all_updated", (), "updated_at"),
+    ),
+    volatile=frozenset({"updated_at"}),
+)
+
+TALLIES = Kind(
+    name="tallies",
+    table="session_table_name",
+    fields=("sequence",),  # counts the contributions of the session, see `domains/metrics.py`
+    body=("counted", "pending"),
+    within="sessions",
+)
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        SESSIONS,
+        HISTORIES,
+        RUNS,
+        VERSIONS,
+        MEMORIES,
+        KNOWLEDGE,
+        EVALS,
+        TRACES,
+        SPANS,
+        LEARNINGS,
+        METRICS,
+        TALLIES,
+    )
+}

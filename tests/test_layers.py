@@ -29,6 +29,7 @@ LAYERS = {
     "port": "port",
     "schema": "schema",
     "kernel": "kernel",
+    "totals": "kernel",
     "history": "domains",
     "domains": "domains",
     "facade": "facade",
@@ -53,7 +54,7 @@ MAY_IMPORT = {
 }
 
 #: Layers below Agno's semantics. (`codec` is not among them: it speaks Agno's dialect of JSON.)
-WITHOUT_AGNO = ("errors", "io", "kernel", "keys", "port", "schema")
+WITHOUT_AGNO = ("errors", "io", "kernel", "keys", "port", "schema", "totals")
 CLIENTS = {"pymongo", "bson", "motor", "boto3", "botocore", "aiobotocore", "google", "grpc"}
 #: Everything waits, sleeps and reads clocks through the gateway.
 WAITING = {"asyncio", "time", "threading"}

@@ -24,6 +24,7 @@ from agno_docstores.port import (
     Has,
     In,
     NotIn,
+    Predicate,
     Put,
     Range,
     Ref,
@@ -32,7 +33,7 @@ from agno_docstores.port import (
     Stored,
     Touch,
 )
-from agno_docstores.schema import HISTORIES, KINDS, RUNS, SESSIONS, VERSIONS
+from agno_docstores.schema import HISTORIES, KINDS, RUNS, SESSIONS, SPANS, TRACES, VERSIONS
 
 
 async def ready(driver: Driver) -> Driver:
@@ -45,6 +46,23 @@ def session(id: str, *, expect: Any = Expect.ABSENT, body: dict[str, Any] | None
     values = {"session_type": "agent", "created_at": 1, "updated_at": 1, "touched_at": 1, "components": (), **fields}
     parts = {name: Json.of((body or {}).get(name)) for name in SESSIONS.body}
     return Put(Ref("sessions", id), values, parts, expect)
+
+
+def trace(id: str, *, expect: Any = Expect.ABSENT, **fields: Any) -> Put:
+    values = {**dict.fromkeys(TRACES.fields), "known": True, "start_time": "1", "children": 0, "errors": 0, **fields}
+    return Put(Ref("traces", id), values, {}, expect)
+
+
+def span(id: str, trace_id: str, *, expect: Any = Expect.ABSENT, **fields: Any) -> Put:
+    values = {
+        **dict.fromkeys(SPANS.fields),
+        "trace_id": trace_id,
+        "start_time": "1",
+        "duration_ms": 10,
+        "errors": 0,
+        **fields,
+    }
+    return Put(Ref("spans", id, trace_id), values, {"attributes": Json.of({"a.b": 1})}, expect)
 
 
 def history(id: str, *, expect: Any = Expect.ABSENT, **fields: Any) -> Put:
@@ -420,6 +438,35 @@ async def test_write_many_is_idempotent_and_unordered(driver: Driver) -> None:
     assert len(await scanned(driver, Span("sessions", "user_created", ("u",)))) == 10
 
 
+async def test_write_many_inserts_what_is_not_there_and_says_what_is(driver: Driver) -> None:
+    await ready(driver)
+    await store(driver, span("x1", "t", name="first"), session("s1", user_id="u"))
+    puts = [*(span(f"x{n}", "t", name="second") for n in range(60)), session("s1"), session("s2")]
+    failed = await driver.write_many(puts, "t1")
+    assert {(f.write.ref.kind, f.write.ref.id) for f in failed} == {("spans", "x1"), ("sessions", "s1")}
+    assert all(isinstance(failure.error, Conflict) for failure in failed)
+    found = await scanned(driver, Span("spans", "trace_started", ("t",)))
+    assert len(found) == 60
+    assert {record.fields["name"] for record in found if record.ref.id != "x1"} == {"second"}
+    (first, kept) = await driver.get_many([Ref("spans", "x1"), Ref("sessions", "s1")])
+    assert first is not None and first.fields["name"] == "first"
+    assert kept is not None and kept.fields["user_id"] == "u"
+
+
+async def test_totals_of_children_are_exact_where_the_store_adds_up(driver: Driver) -> None:
+    await ready(driver)
+    await store(driver, *(span(f"x{n}", f"t{n % 3}", errors=n % 2) for n in range(12)))
+    found = await driver.totals(SPANS, ["t0", "t2", "nobody"], ["errors", "duration_ms"])
+    if found is None:
+        return
+    expected = {}
+    for parent in ("t0", "t2"):
+        own = await scanned(driver, Span("spans", "trace_started", (parent,)))
+        expected[parent] = (len(own), *(sum(r.fields[name] for r in own) for name in ("errors", "duration_ms")))  # type: ignore[misc]
+    assert {parent: totals for parent, totals in found.items() if totals[0]} == expected
+    assert expected["t0"] == (4, 2, 40)
+
+
 async def test_an_oversize_record_is_refused_and_nothing_written(driver: Driver) -> None:
     await ready(driver)
     if driver.store == "memory":
@@ -578,6 +625,52 @@ async def test_count_is_exact(driver: Driver) -> None:
     assert await driver.count(Span("sessions", "user_created", ("w",))) == 0
 
 
+async def test_an_index_of_few_values_is_in_order(driver: Driver) -> None:
+    """However a driver spreads its entries."""
+    await ready(driver)
+    await store(
+        driver, *(trace(f"t{n:02}", start_time=f"{(n * 7) % 20:02}") for n in range(20)), trace("no", known=None)
+    )
+    expected = [f"t{n:02}" for n in sorted(range(20), key=lambda n: (n * 7) % 20)]
+    assert ids(await scanned(driver, Span("traces", "all_started", (True,)), 6)) == expected
+    assert ids(await scanned(driver, Span("traces", "all_started", (True,), descending=True), 6)) == expected[::-1]
+    assert await driver.count(Span("traces", "all_started", (True,))) == 20
+    assert ids(await scanned(driver, Span("traces", "all_started", (True,), low="05", high="07"))) == expected[5:8]
+
+
+async def test_a_header_lacks_volatile_fields_only(driver: Driver) -> None:
+    await ready(driver)
+    await store(driver, trace("t", user_id="u", status="OK", children=3, errors=1))
+    (header,) = await scanned(driver, Span("traces", "user_started", ("u",), body=False))
+    full = await driver.get(Ref("traces", "t"))
+    assert full is not None and header.fields == full.fields
+
+
+async def test_a_test_of_several_fields_is_never_refused(driver: Driver) -> None:
+    await ready(driver)
+    await store(driver, *(session(f"s{n}", user_id="u", created_at=n, updated_at=9 - n) for n in range(9)))
+    condition = Predicate(("created_at", "updated_at"), lambda fields: fields["created_at"] > fields["updated_at"])  # type: ignore[operator]
+    for index, eq in (("user_created", ("u",)), ("all_created", ()), (EVERYTHING, ())):
+        found = await scanned(driver, Span("sessions", index, eq, where=(condition,)))
+        assert {r.ref.id for r in found if condition.holds(r.fields)} == {"s5", "s6", "s7", "s8"}
+
+
+async def test_a_page_with_its_count_is_what_the_two_are(driver: Driver) -> None:
+    await ready(driver)
+    await store(
+        driver, *(trace(f"t{n:02}", start_time=f"{n:02}", status="OK" if n % 4 else "ERROR") for n in range(30))
+    )
+    whole = Span("traces", "all_started", (True,), low="03", descending=True)
+    for where in ((), (Eq("status", "OK"),), (Contains("status", "ok"),)):
+        span_ = replace(whole, where=where)
+        every = [r for r in await scanned(driver, replace(span_, body=False)) if all(c.holds(r.fields) for c in where)]
+        for offset, limit in ((0, 5), (7, 10), (25, 10), (100, 5), (3, None)):
+            found = await driver.page_and_count(replace(span_, limit=limit), offset)
+            if found is not None:
+                assert ids(found[0]) == ids(every[offset : None if limit is None else offset + limit])
+                assert found[1] == len(every)
+
+
 # --- Counters ---------------------------------------------------------------------------------------------------------
 
 
@@ -591,6 +684,21 @@ async def test_add_counts_atomically_and_returns_the_result(driver: Driver) -> N
     assert second.rev != first.rev
     found = await driver.get(Ref("histories", "h"))
     assert found is not None and found.rev == second.rev and found.fields == second.fields
+
+
+async def test_add_sets_other_fields_in_the_same_step(driver: Driver) -> None:
+    await ready(driver)
+    await store(driver, history("h", user_id="u"), session("s", user_id="u"))
+    found = await driver.add(Ref("histories", "h"), {"revision": 1}, [], "t1", {"uncounted": True})
+    assert found is not None and (found.fields["revision"], found.fields["uncounted"]) == (1, True)
+    assert ids(await scanned(driver, Span("histories", "uncounted", (True,)))) == ["h"]
+    assert (
+        await driver.add(Ref("histories", "h"), {"revision": 1}, [Eq("user_id", "v")], "t2", {"user_id": "x"}) is None
+    )
+    found = await driver.add(Ref("histories", "h"), {"revision": 1}, [], "t3", {"uncounted": None, "user_id": "v"})
+    assert found is not None and found == await driver.get(Ref("histories", "h"))
+    assert (found.fields["revision"], found.fields["uncounted"], found.fields["user_id"]) == (2, None, "v")
+    assert ids(await scanned(driver, Span("histories", "uncounted", (True,)))) == []
 
 
 async def test_add_is_refused_where_the_guard_does_not_hold(driver: Driver) -> None:

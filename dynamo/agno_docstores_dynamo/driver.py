@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from agno_docstores import keys
@@ -40,7 +41,7 @@ from agno_docstores.port import (
     Eq,
     Expect,
     Failed,
-    FieldValue,
+    Fields,
     Has,
     In,
     Index,
@@ -55,6 +56,8 @@ from agno_docstores.port import (
     Stored,
     Touch,
     Write,
+    added,
+    looks_at,
 )
 from agno_docstores_dynamo.connection import Connection
 from agno_docstores_dynamo.layout import (
@@ -822,7 +825,7 @@ class DynamoDriver(Driver):
         lane = self._query(layout, pk, "lsi", span, prefix=layout.prefix)
         lane.params["IndexName"] = CHANGES
         told = {layout.kind.parent, layout.kind.order, index.sort}
-        if span.body or any(condition.field not in told for condition in span.where):
+        if span.body or any(not told.issuperset(looks_at(condition)) for condition in span.where):
             lane.params["Select"] = "ALL_ATTRIBUTES"
         change, parent = index, span.eq[0]
 
@@ -850,10 +853,7 @@ class DynamoDriver(Driver):
         if index.name not in layout.slots:
             raise ValueError(f"index {index.name!r} of {layout.kind.name!r} is optional, and not kept here")
         slot, _ = layout.slots[index.name]
-        shards = range(layout.shards if not index.eq else 1)
-        lanes = [
-            self._query(layout, layout.slot_pk(index, span.eq, shard), f"{slot}sk", span, slot=slot) for shard in shards
-        ]
+        lanes = [self._query(layout, pk, f"{slot}sk", span, slot=slot) for pk in layout.partitions(index, span.eq)]
         for lane in lanes:
             lane.params["IndexName"] = slot
         return [lane for lane in lanes if lane.inhabited]
@@ -915,7 +915,8 @@ class DynamoDriver(Driver):
     async def _completed(self, records: list[Stored], span: Span) -> list[Stored]:
         """Bodies, and the fields that index entries lack where a condition asks for one: read from the records
         themselves, leaving out those that are gone or no longer match."""
-        lacking = any(condition.field not in record.fields for record in records for condition in span.where)
+        asked = {name for condition in span.where for name in looks_at(condition)}
+        lacking = any(not asked <= record.fields.keys() for record in records)
         if not records or not (lacking or (span.body and records[0].body is None)):
             return records
         full = await self.get_many([record.ref for record in records])
@@ -924,14 +925,22 @@ class DynamoDriver(Driver):
 
     # --- Counters ---------------------------------------------------------------------------------------------------
 
-    async def add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
+    async def add(
+        self,
+        ref: Ref,
+        deltas: Mapping[str, int],
+        guard: Sequence[Condition],
+        token: str,
+        also: Fields = MappingProxyType({}),
+    ) -> Stored | None:
         """1 request. Where a counter is part of a key, the record has aliases, or the guard is none that DynamoDB
         evaluates exactly: read, and written back under its revision."""
         layout = self._layouts[ref.kind]
         place = layout.place(ref)
-        if place is not None and not layout.keyed & deltas.keys() and all(_exact(condition) for condition in guard):
+        changed = deltas.keys() | also.keys()
+        if place is not None and not layout.keyed & changed and all(_exact(condition) for condition in guard):
             try:
-                return await self._add_blindly(layout, place, ref, deltas, guard, token)
+                return await self._add_blindly(layout, place, ref, deltas, guard, token, also)
             except ConditionFailed as refused:
                 if layout.kind.parent is None and (refused.item is None or "aliases" not in refused.item):
                     return None
@@ -939,10 +948,7 @@ class DynamoDriver(Driver):
             record = await self.get(ref)
             if record is None or not all(condition.holds(record.fields) for condition in guard):
                 return None
-            fields: dict[str, FieldValue] = dict(record.fields)
-            for name, delta in deltas.items():
-                value = fields.get(name)
-                fields[name] = (value if isinstance(value, int) else 0) + delta
+            fields = added(record, deltas, also)
             put = Put(record.ref, fields, record.body or {}, record.rev, record.expires_at)
             try:
                 (rev,) = await self.commit([put], token)
@@ -961,9 +967,11 @@ class DynamoDriver(Driver):
         deltas: Mapping[str, int],
         guard: Sequence[Condition],
         token: str,
+        also: Fields,
     ) -> Stored:
         words = Expressions()
         changes = [f"{words.path('rev')} = {words.value(token)}"]
+        changes += [f"{words.field(layout, name)} = {words.value(value)}" for name, value in also.items()]
         for name, delta in deltas.items():
             path = words.field(layout, name)
             changes.append(f"{path} = if_not_exists({path}, {words.value(0)}) + {words.value(delta)}")
@@ -987,7 +995,8 @@ class DynamoDriver(Driver):
 
 def _may_match(record: Stored, where: Sequence[Condition]) -> bool:
     """Whether a record, or an index entry that lacks some fields, satisfies the conditions as far as it tells."""
-    return all(condition.holds(record.fields) for condition in where if condition.field in record.fields)
+    told = record.fields.keys()
+    return all(condition.holds(record.fields) for condition in where if told >= set(looks_at(condition)))
 
 
 def _exact(condition: Condition) -> bool:

@@ -39,6 +39,7 @@ from agno_docstores.port import (
     Index,
     Kind,
     NotIn,
+    Predicate,
     Put,
     Ref,
     Rev,
@@ -51,7 +52,7 @@ Item = dict[str, Value]
 ITEM_BYTES = 409_600
 TRANSACTION_ITEMS, TRANSACTION_BYTES = 100, 4 * 1024 * 1024
 BATCH_READS, BATCH_WRITES = 100, 25
-SLOTS = 6  # secondary indexes gsi1..gsi6, shared by all kinds
+SLOTS = 8  # secondary indexes gsi1..gsi8, shared by all kinds; DynamoDB takes 20 a table
 CHANGES = "changes"  # the local index: a parent's children by one more field
 RESERVED = frozenset({"pk", "sk", "lsi", "id", "rev", "head", "body", "aliases", "expires_at"})
 CLAIM = "claim"
@@ -289,9 +290,15 @@ class Layout:
         return self.prefix + keys.encode((order,) if order is not None else (None, id))
 
     def slot_pk(self, index: Index, eq: Sequence[Scalar], shard: int = 0) -> str:
-        """The partition of an index. One that holds all records is spread over shards, or each write of the whole store
-        would go to a single partition of DynamoDB's."""
-        return keys.encode((self.kind.name, index.name, *(eq or (shard,))))
+        """The partition of an index. One that holds all records, or has few values, is spread over shards, or each
+        write of the whole store would go to a single partition of DynamoDB's."""
+        sharded = (shard,) if index.spread or not eq else ()
+        return keys.encode((self.kind.name, index.name, *eq, *sharded))
+
+    def partitions(self, index: Index, eq: Sequence[Scalar]) -> list[str]:
+        """All partitions that the entries with these values are in."""
+        shards = range(self.shards if index.spread or not eq else 1)
+        return [self.slot_pk(index, eq, shard) for shard in shards]
 
     def _shard(self, id: str) -> int:
         return int(keys.digest(id, 8), 16) % self.shards
@@ -487,7 +494,7 @@ class Expressions:
     def holds(self, layout: Layout, condition: Condition) -> str | None:
         """The condition as an expression, or None where DynamoDB has none for it. It never refuses a record that
         satisfies the condition, and is exact unless numbers are compared."""
-        if isinstance(condition, Contains):
+        if isinstance(condition, Contains | Predicate):
             return None
         if isinstance(condition, Eq):
             return self._among(layout, condition.field, (condition.value,))

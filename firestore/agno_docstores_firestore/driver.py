@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Final
 
 from google.api_core import exceptions as gcp
@@ -44,7 +45,7 @@ from agno_docstores.port import (
     Driver,
     Expect,
     Failed,
-    FieldValue,
+    Fields,
     Kind,
     Page,
     Put,
@@ -54,6 +55,7 @@ from agno_docstores.port import (
     Stored,
     Touch,
     Write,
+    added,
 )
 from agno_docstores_firestore import documents
 from agno_docstores_firestore.clients import Clients
@@ -343,7 +345,14 @@ class FirestoreDriver(Driver):
         statuses: Sequence[Any] = types.BatchWriteResponse.pb(response).status
         return statuses
 
-    async def add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
+    async def add(
+        self,
+        ref: Ref,
+        deltas: Mapping[str, int],
+        guard: Sequence[Condition],
+        token: str,
+        also: Fields = MappingProxyType({}),
+    ) -> Stored | None:
         """Firestore has no increment under a condition on other fields, so this reads and commits under the revision.
         2 requests, 2 more for each lost race. A repetition after a lost reply finds its own token and adds nothing."""
         for attempt in range(ATTEMPTS):
@@ -352,10 +361,7 @@ class FirestoreDriver(Driver):
                 return current
             if current is None or not all(condition.holds(current.fields) for condition in guard):
                 return None
-            fields: dict[str, FieldValue] = dict(current.fields)
-            for name, delta in deltas.items():
-                value = fields.get(name)
-                fields[name] = (value if isinstance(value, int) else 0) + delta
+            fields = added(current, deltas, also)
             try:
                 revs = await self.commit(
                     [Put(current.ref, fields, current.body or {}, current.rev, current.expires_at)], token

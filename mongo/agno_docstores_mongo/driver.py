@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from pymongo import DeleteOne, IndexModel, InsertOne, ReturnDocument, UpdateOne
@@ -33,6 +34,7 @@ from agno_docstores.port import (
     Driver,
     Expect,
     Failed,
+    Fields,
     Kind,
     Page,
     Put,
@@ -41,10 +43,13 @@ from agno_docstores.port import (
     Span,
     Stored,
     Write,
+    added,
+    is_insert,
 )
 from agno_docstores_mongo.clients import Clients, Place
-from agno_docstores_mongo.layout import ITEM_LIMIT, PUSHES, Change, Layout, plus
+from agno_docstores_mongo.layout import EXPIRES, ITEM_LIMIT, PUSHES, Change, Layout
 from agno_docstores_mongo.translation import DUPLICATE, is_unauthorized, of_code
+from agno_docstores_mongo.values import encode_field, encode_time
 
 BATCH = 1000  # documents that one reply may bring; also the ids that one read asks for
 ATTEMPTS = 5  # at what only a race with another writer can make fail
@@ -206,6 +211,33 @@ class MongoDriver(Driver):
         more = asked is not None and len(found) == asked and bool(read)
         return Page(records, self.layout.cursor(span, read[-1]) if more else None)
 
+    async def page_and_count(self, span: Span, offset: int) -> tuple[list[Stored], int] | None:
+        """1 request."""
+        if any(type(condition) not in PUSHES for condition in span.where):
+            return None
+        shape = self.layout.shapes[span.kind]
+        where, order = self.layout.span(span)
+        page: list[dict[str, Any]] = [{"$skip": offset}] if offset else []
+        page += [{"$limit": span.limit}] if span.limit is not None else []
+        page.append({"$project": self.layout.projection(shape.collection, [span.kind], body=False)})
+        facets = {"page": page, "total": [{"$count": "n"}]}
+        pipeline = [{"$match": where}, {"$sort": dict(order)}, {"$facet": facets}]
+        (found,) = await self._aggregate(shape.collection, pipeline)
+        records = [record for document in found["page"] if (record := shape.stored(document, body=False)) is not None]
+        return records, sum(row["n"] for row in found["total"])
+
+    async def _aggregate(self, collection: str, pipeline: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        found = self._collection(collection)
+
+        def read() -> Any:
+            # PyMongo's async client has to be awaited for the cursor, and then for what it holds.
+            cursor = found.aggregate(pipeline)
+            if isinstance(cursor, Awaitable):
+                return _listed(cursor)
+            return cursor.to_list(None) if hasattr(cursor, "to_list") else list(cursor)
+
+        return await self.io(read, op="aggregate")  # type: ignore[no-any-return]
+
     async def count(self, span: Span) -> int:
         where, _ = self.layout.span(span)
         collection = self._collection(self.layout.shapes[span.kind].collection)
@@ -300,8 +332,8 @@ class MongoDriver(Driver):
 
     async def write_many(self, writes: Sequence[Write], token: str) -> list[Failed]:
         """1 request for each collection (PyMongo splits what is too much for one)."""
-        if any(write.expect is not Expect.ANY for write in writes):
-            raise ValueError("write_many takes writes without expectations only")
+        if any(write.expect is not Expect.ANY and not is_insert(write) for write in writes):
+            raise ValueError("write_many takes writes without expectations only, and puts of what is not there")
         failed: list[Failed] = []
         batches: dict[str, list[Change]] = {}
         for group in self.layout.by_document(writes):
@@ -357,7 +389,14 @@ class MongoDriver(Driver):
                 failed += [Failed(write, error) for write in change.writes]
         return failed
 
-    async def add(self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str) -> Stored | None:
+    async def add(
+        self,
+        ref: Ref,
+        deltas: Mapping[str, int],
+        guard: Sequence[Condition],
+        token: str,
+        also: Fields = MappingProxyType({}),
+    ) -> Stored | None:
         """1 request; 1 more to tell why, where nothing was there to add to or the guard does not hold."""
         shape = self.layout.shapes[ref.kind]
         if all(type(condition) in PUSHES for condition in guard):
@@ -367,7 +406,13 @@ class MongoDriver(Driver):
             found = await self.io(
                 self._collection(shape.collection).find_one_and_update,
                 {"$and": where},
-                {"$inc": {shape.path(name): delta for name, delta in deltas.items()}, "$set": {shape.rev: token}},
+                {
+                    "$inc": {shape.path(name): delta for name, delta in deltas.items()},
+                    "$set": {
+                        **{shape.path(name): encode_field(value) for name, value in also.items()},
+                        shape.rev: token,
+                    },
+                },
                 projection=self.layout.projection(shape.collection, [ref.kind]),
                 return_document=ReturnDocument.AFTER,
                 op="find_one_and_update",
@@ -379,7 +424,7 @@ class MongoDriver(Driver):
             current = await self.get(ref)
             if current is None or not all(condition.holds(current.fields) for condition in guard):
                 return None
-            fields = plus(current, deltas)
+            fields = added(current, deltas, also)
             try:
                 await self.commit([Put(ref, fields, current.body or {}, current.rev, current.expires_at)], token)
             except Conflict:
@@ -396,6 +441,21 @@ class MongoDriver(Driver):
         await self.io(self._collection(shape.collection).delete_many, where, op="delete_many")
         return True
 
+    async def totals(
+        self, kind: Kind, parents: Sequence[str], sums: Sequence[str]
+    ) -> dict[str, tuple[int, ...]] | None:
+        """1 request; the server reads the children, of which only the totals cross the wire."""
+        shape = self.layout.shapes[kind.name]
+        if kind.parent is None or shape.part is not None:
+            return None
+        alive = {"$or": [{EXPIRES: None}, {EXPIRES: {"$gt": encode_time(int(self.io.now()))}}]}
+        pipeline = [
+            {"$match": {kind.parent: {"$in": list(parents)}, **shape.present, **alive}},
+            {"$group": {"_id": f"${kind.parent}", "n": {"$sum": 1}, **{name: {"$sum": f"${name}"} for name in sums}}},
+        ]
+        rows = await self._aggregate(shape.collection, pipeline)
+        return {row["_id"]: (row["n"], *(row[name] for name in sums)) for row in rows}
+
 
 class _Refused(Exception):
     """One refusal of a bulk write."""
@@ -409,6 +469,10 @@ def _operations(change: Change) -> list[Any]:
         return [UpdateOne(change.where, change.update, upsert=change.upsert)]
     beside = [] if change.unless_alone is None else [UpdateOne(*change.unless_alone)]
     return [DeleteOne(change.where), *beside]
+
+
+async def _listed(cursor: Awaitable[Any]) -> Any:
+    return await (await cursor).to_list(None)
 
 
 async def _settled(result: Any) -> Any:

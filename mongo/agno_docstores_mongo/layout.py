@@ -25,11 +25,11 @@ from agno_docstores.port import (
     Delete,
     Eq,
     Expect,
-    FieldValue,
     Has,
     In,
     Kind,
     NotIn,
+    Predicate,
     Put,
     Range,
     Ref,
@@ -322,23 +322,22 @@ class Layout:
 
     def matching(self, shape: Shape, condition: Condition) -> Filter:
         """The filter of a condition of `PUSHES`."""
-        path = shape.path(condition.field)
         match condition:
             case Eq() | Has():
-                return {path: {"$eq": encode_field(condition.value)}}
+                return {shape.path(condition.field): {"$eq": encode_field(condition.value)}}
             case In():
-                return {path: {"$in": [encode_field(value) for value in condition.values]}}
+                return {shape.path(condition.field): {"$in": [encode_field(value) for value in condition.values]}}
             case NotIn():
-                return {path: {"$nin": [encode_field(value) for value in condition.values]}}
+                return {shape.path(condition.field): {"$nin": [encode_field(value) for value in condition.values]}}
             case Range():
                 bounds = {
                     operator: encode_field(value)
                     for operator, value in (("$gte", condition.low), ("$lte", condition.high))
                     if value is not None
                 }
-                return {path: bounds or {"$ne": None}}
-            case Contains():
-                raise TypeError("Contains is not expressed as a filter")
+                return {shape.path(condition.field): bounds or {"$ne": None}}
+            case Contains() | Predicate():
+                raise TypeError(f"{type(condition).__name__} is not expressed as a filter")
 
     # --- Storage ----------------------------------------------------------------------------------------------------
 
@@ -352,15 +351,6 @@ class Layout:
         # Sparse: only what expires has an entry.
         wanted.append(("expiry", ((EXPIRES, 1),), {"expireAfterSeconds": 0, "sparse": True}))
         return wanted
-
-
-def plus(record: Stored, deltas: Mapping[str, int]) -> dict[str, FieldValue]:
-    """The fields of a record after counters were added to; what is no number counts as 0."""
-    fields = dict(record.fields)
-    for name, delta in deltas.items():
-        value = fields.get(name)
-        fields[name] = (value if isinstance(value, int) else 0) + delta
-    return fields
 
 
 def _singular(name: str) -> str:
