@@ -16,15 +16,20 @@ from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, cast
 
 from agno.db.base import AsyncBaseDb, BaseDb
 
+from agno_docstores.domains.evals import Evals
+from agno_docstores.domains.knowledge import Knowledge
+from agno_docstores.domains.learnings import Learnings
+from agno_docstores.domains.memories import Memories
+from agno_docstores.domains.metrics import Metrics
 from agno_docstores.domains.runs import Runs
 from agno_docstores.domains.sessions import Sessions
+from agno_docstores.domains.traces import Traces
 from agno_docstores.domains.versions import Versions
 from agno_docstores.history import Histories
 from agno_docstores.io import Io, run
 from agno_docstores.kernel import Kernel
 from agno_docstores.port import Driver, Kind
 from agno_docstores.schema import KINDS
-from agno_docstores.unserved import AsyncUnserved, Unserved
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -174,6 +179,12 @@ class Engine:
             "Sessions": Sessions(self.kernel, histories),
             "Runs": Runs(self.kernel, histories),
             "Versions": Versions(self.kernel),
+            "Memories": Memories(self.kernel),
+            "Knowledge": Knowledge(self.kernel),
+            "Evals": Evals(self.kernel),
+            "Traces": Traces(self.kernel),
+            "Learnings": Learnings(self.kernel),
+            "Metrics": Metrics(self.kernel, histories),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -259,7 +270,7 @@ def _as_named(name: str, custom: bool) -> str:
     return name
 
 
-class Docstore(Unserved, BaseDb):
+class Docstore(BaseDb):
     """Base of the sync document stores."""
 
     def __init__(
@@ -320,8 +331,55 @@ class Docstore(Unserved, BaseDb):
     update_run_in_session = blocking(Runs.update_run_in_session)
     append_run_to_session_if_absent = blocking(Runs.append_run_to_session_if_absent)
 
+    upsert_user_memory = blocking(Memories.upsert_user_memory)
+    upsert_memories = blocking(Memories.upsert_memories)
+    get_user_memory = blocking(Memories.get_user_memory)
+    get_user_memories = blocking(Memories.get_user_memories)
+    get_user_memory_stats = blocking(Memories.get_user_memory_stats)
+    get_all_memory_topics = blocking(Memories.get_all_memory_topics)
+    delete_user_memory = blocking(Memories.delete_user_memory)
+    delete_user_memories = blocking(Memories.delete_user_memories)
+    clear_memories = blocking(Memories.clear_memories)
 
-class AsyncDocstore(AsyncUnserved, AsyncBaseDb):
+    get_metrics = blocking(Metrics.get_metrics)
+    calculate_metrics = blocking(Metrics.calculate_metrics)
+
+    get_knowledge_content = blocking(Knowledge.get_knowledge_content)
+    get_knowledge_contents = blocking(Knowledge.get_knowledge_contents)
+    upsert_knowledge_content = blocking(Knowledge.upsert_knowledge_content)
+    delete_knowledge_content = blocking(Knowledge.delete_knowledge_content)
+
+    create_eval_run = blocking(Evals.create_eval_run)
+    get_eval_run = blocking(Evals.get_eval_run)
+    get_eval_runs = blocking(Evals.get_eval_runs)
+    rename_eval_run = blocking(Evals.rename_eval_run)
+    delete_eval_run = blocking(Evals.delete_eval_run)
+    delete_eval_runs = blocking(Evals.delete_eval_runs)
+    update_eval_run_user_id = blocking(Evals.update_eval_run_user_id)
+
+    upsert_trace = blocking(Traces.upsert_trace)
+    get_trace = blocking(Traces.get_trace)
+    get_traces = blocking(Traces.get_traces)
+    get_trace_stats = blocking(Traces.get_trace_stats)
+    create_span = blocking(Traces.create_span)
+    create_spans = blocking(Traces.create_spans)
+    get_span = blocking(Traces.get_span)
+    get_spans = blocking(Traces.get_spans)
+    get_span_stats = blocking(Traces.get_span_stats)
+
+    upsert_learning = blocking(Learnings.upsert_learning)
+    get_learning = blocking(Learnings.get_learning)
+    get_learnings = blocking(Learnings.get_learnings)
+    search_learnings = blocking(Learnings.search_learnings)
+    get_learning_by_id = blocking(Learnings.get_learning_by_id)
+    list_learnings = blocking(Learnings.list_learnings)
+    update_learning = blocking(Learnings.update_learning)
+    delete_learning = blocking(Learnings.delete_learning)
+    delete_user_learnings = blocking(Learnings.delete_user_learnings)
+    get_learnings_user_stats = blocking(Learnings.get_learnings_user_stats)
+
+
+class AsyncDocstore(AsyncBaseDb):
     """Base of the async document stores."""
 
     def __init__(
@@ -384,6 +442,53 @@ class AsyncDocstore(AsyncUnserved, AsyncBaseDb):
     cancel_pending_run = awaiting(Runs.cancel_pending_run)
     update_run_in_session = awaiting(Runs.update_run_in_session)
     append_run_to_session_if_absent = awaiting(Runs.append_run_to_session_if_absent)
+
+    upsert_user_memory = awaiting(Memories.upsert_user_memory)
+    upsert_memories = awaiting(Memories.upsert_memories)
+    get_user_memory = awaiting(Memories.get_user_memory)
+    get_user_memories = awaiting(Memories.get_user_memories)
+    get_user_memory_stats = awaiting(Memories.get_user_memory_stats)
+    get_all_memory_topics = awaiting(Memories.get_all_memory_topics)
+    delete_user_memory = awaiting(Memories.delete_user_memory)
+    delete_user_memories = awaiting(Memories.delete_user_memories)
+    clear_memories = awaiting(Memories.clear_memories)
+
+    get_metrics = awaiting(Metrics.get_metrics)
+    calculate_metrics = awaiting(Metrics.calculate_metrics)
+
+    get_knowledge_content = awaiting(Knowledge.get_knowledge_content)
+    get_knowledge_contents = awaiting(Knowledge.get_knowledge_contents)
+    upsert_knowledge_content = awaiting(Knowledge.upsert_knowledge_content)
+    delete_knowledge_content = awaiting(Knowledge.delete_knowledge_content)
+
+    create_eval_run = awaiting(Evals.create_eval_run)
+    get_eval_run = awaiting(Evals.get_eval_run)
+    get_eval_runs = awaiting(Evals.get_eval_runs)
+    rename_eval_run = awaiting(Evals.rename_eval_run)
+    delete_eval_run = awaiting(Evals.delete_eval_run)
+    delete_eval_runs = awaiting(Evals.delete_eval_runs)
+    update_eval_run_user_id = awaiting(Evals.update_eval_run_user_id)
+
+    upsert_trace = awaiting(Traces.upsert_trace)
+    get_trace = awaiting(Traces.get_trace)
+    get_traces = awaiting(Traces.get_traces)
+    get_trace_stats = awaiting(Traces.get_trace_stats)
+    create_span = awaiting(Traces.create_span)
+    create_spans = awaiting(Traces.create_spans)
+    get_span = awaiting(Traces.get_span)
+    get_spans = awaiting(Traces.get_spans)
+    get_span_stats = awaiting(Traces.get_span_stats)
+
+    upsert_learning = awaiting(Learnings.upsert_learning)
+    get_learning = awaiting(Learnings.get_learning)
+    get_learnings = awaiting(Learnings.get_learnings)
+    search_learnings = awaiting(Learnings.search_learnings)
+    get_learning_by_id = awaiting(Learnings.get_learning_by_id)
+    list_learnings = awaiting(Learnings.list_learnings)
+    update_learning = awaiting(Learnings.update_learning)
+    delete_learning = awaiting(Learnings.delete_learning)
+    delete_user_learnings = awaiting(Learnings.delete_user_learnings)
+    get_learnings_user_stats = awaiting(Learnings.get_learnings_user_stats)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:

@@ -10,15 +10,17 @@ import asyncio
 import functools
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import botocore.loaders
 import pytest
 
-from agno_docstores.conformance.plugin import close
+from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.port import Driver
 from tests.harness import EMBEDDED, STRICT, Cell, Matrix
+from tests.meters import Meter, metered
 from tests.servers import Unreachable
 from tests.support import SupportReport
 
@@ -82,3 +84,20 @@ def driver(docstore: Any, runner: asyncio.Runner) -> Iterator[Driver]:
     """The driver under the docstore."""
     yield docstore._engine.driver
     runner.run(close(docstore))
+
+
+@pytest.fixture
+def open_metered(cell: Cell, storage: str, runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A context manager that gives a new handle through a proxy, and its meter."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[tuple[Awaitable, Meter]]:
+        with metered(cell, monkeypatch) as (proxied, traffic):
+            proxied._stacks.update(cell._stacks)
+            db = Awaitable(proxied.open(storage))
+            try:
+                yield db, Meter(db, traffic)
+            finally:
+                await close(db.raw)
+
+    return opened

@@ -41,4 +41,11 @@ DEVIATIONS: Gaps = {
     ("sqlite-*", "runs::test_insert_session_if_absent"): _PRIMITIVES,
     ("sqlite-*", "history::test_a_transferred_session_refuses_its_former_owner_on_every_handle"): _OWNERSHIP,
     ("sqlite-*", "framework::test_a_conversation_of_another_user_is_not_seen"): _OWNERSHIP,
+    # --- memories ---
+    # --- metrics ---
+    # --- knowledge ---
+    # --- evals ---
+    # --- traces ---
+    # --- learnings ---
+    # --- domains ---
 }

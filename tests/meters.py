@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
+
+from agno_docstores.conformance.plugin import Awaitable
 from tests.harness import Cell
 
 
@@ -98,3 +103,74 @@ def metered(cell: Cell, monkeypatch: Any) -> Iterator[tuple[Cell, Traffic]]:
         yield replace(cell, server=server), server.proxy.traffic  # type: ignore[arg-type]
     finally:
         server.proxy.close()
+
+
+# Each store on the strictest server, both modes among them: the requests are the same ones in either.
+ON_THE_WIRE = pytest.mark.cells(
+    "mongo-async-secantus", "dynamo-sync-local", "firestore-sync-google", "firestore-async-embedded"
+)
+KB = 1024
+_TEXT = (
+    "the of and to in is that it was for on are with as his they be at one have this from or had by hot word but what "
+    "some we can out other were all there when up use your how said an each she which do their time if will way about "
+    "many then them write would like so these her long make thing see him two has look more day could go come did "
+    "number sound no most people my over know water than call first who may down side been now find any new work part"
+)
+_WORDS = _TEXT.split()
+
+
+def prose(size: int, seed: int) -> str:
+    """English-like text of so many characters, so that it compresses as text does."""
+    chooser = random.Random(seed)
+    words: list[str] = []
+    length = 0
+    while length < size:
+        word = chooser.choice(_WORDS)
+        if chooser.random() < 0.15:  # names and numbers, which a compressor has to spell out
+            word = "".join(chooser.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=chooser.randint(4, 9)))
+        words.append(word)
+        length += len(word) + 1
+    return " ".join(words)[:size]
+
+
+@dataclass
+class Cost:
+    requests: int
+    up: int
+    down: int
+    records: int
+
+    @property
+    def bytes(self) -> int:
+        return self.up + self.down
+
+
+class Meter:
+    """Measures what happens on one handle between `start` and `stop`."""
+
+    def __init__(self, db: Awaitable, traffic: Traffic) -> None:
+        self.db = db
+        self.traffic = traffic
+        self.records = 0
+        driver = db.raw._engine.driver
+        for name in ("scan", "get", "get_many"):
+            setattr(driver, name, self._counting(getattr(driver, name)))
+
+    def _counting(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        async def counted(*args: Any) -> Any:
+            answer = await method(*args)
+            found = answer.records if hasattr(answer, "records") else answer if isinstance(answer, list) else [answer]
+            self.records += sum(record is not None for record in found)
+            return answer
+
+        return counted
+
+    def start(self) -> None:
+        time.sleep(0.05)  # what is still under way of the call before
+        self.traffic.reset()
+        self.records = 0
+        self._calls = self.db.io.calls.total()
+
+    def stop(self) -> Cost:
+        time.sleep(0.05)
+        return Cost(self.db.io.calls.total() - self._calls, self.traffic.up, self.traffic.down, self.records)

@@ -21,9 +21,17 @@ PARTS = {
     "sessions": "sessions",
     "runs": "runs, run primitives",
     "identity": "identity, schema versions",
+    "memories": "user memories",
+    "metrics": "metrics",
+    "knowledge": "knowledge contents",
+    "evals": "eval runs",
+    "traces": "traces, spans",
+    "learnings": "learnings",
     "history": "several handles on one storage",
     "concurrency": "50 writers at once",
     "framework": "Agent, Team, Workflow",
+    "domains": "memory manager, knowledge, evals, tracing, learning stores",
+    "agentos": "AgentOS over HTTP",
     "driver": "driver contract",
 }
 COLUMNS = [(store, mode) for store in ("memory", "mongo", "dynamo", "firestore") for mode in ("sync", "async")]

@@ -95,12 +95,8 @@ def _base(cls: type[Any]) -> type[Any]:
 def unserved(cls: type[Any]) -> list[str]:
     """The methods of Agno's base that this class answers with `NotImplementedError`."""
 
-    def definer(name: str) -> type[Any]:
-        return next(one for one in cls.__mro__ if name in vars(one))
-
     def refused(name: str, method: Callable[..., Any]) -> bool:
-        where = definer(name)
-        return _refuses(method) if where is _base(cls) else where.__name__.endswith("Unserved")
+        return getattr(cls, name) is getattr(_base(cls), name) and _refuses(method)
 
     return [name for name, method in _served_from(cls) if refused(name, method)]
 

@@ -33,7 +33,6 @@ LAYERS = {
     "history": "domains",
     "domains": "domains",
     "facade": "facade",
-    "unserved": "facade",
     "memory": "store",
     "": "store",
     "cli": "tool",

@@ -73,7 +73,13 @@ def test_a_method_is_called_as_agno_calls_it(facade: type[Any], base: type[Any],
 
 
 #: Public names of ours that Agno's bases lack: what Agno looks for by `getattr` on a store, and the gateway.
-BESIDES = {"append_run_to_session_if_absent", "insert_session_if_absent", "update_run_in_session", "io"}
+BESIDES = {
+    "append_run_to_session_if_absent",
+    "delete_eval_run",
+    "insert_session_if_absent",
+    "io",
+    "update_run_in_session",
+}
 
 
 @pytest.mark.parametrize("facade", [facade for facade, _ in FACADES])
