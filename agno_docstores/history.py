@@ -28,12 +28,15 @@ from agno_docstores.errors import Conflict, OwnershipError, SessionNotFoundError
 from agno_docstores.kernel import Kernel
 from agno_docstores.port import Condition, Delete, Eq, Expect, FieldValue, In, Put, Ref, Span, Stored
 from agno_docstores.schema import HISTORIES, RUNS, SESSIONS
+from agno_docstores.tallies import withdraw
 
 log = logging.getLogger("agno_docstores")
 
 WRITE_LEASE = 120  # seconds a writer has between taking a revision and storing its run
 GRACE = 600  # seconds after which a revision that never appeared is given up; clocks may differ by the rest
 TOMBSTONE_LIFE = 7 * 86_400  # seconds that a deleted run is remembered for other processes' caches
+#: In a history, that something has changed that the metrics count.
+MARKED: Mapping[str, FieldValue] = {"uncounted": True}
 CACHE_LIFE = 86_400  # seconds after which a cached history that was not looked at is dropped; far below the above
 
 
@@ -263,6 +266,7 @@ class Histories:
                 head,
                 fields={
                     **head.fields,
+                    **MARKED,
                     "revision": _int(head, "revision") + 1,
                     "next_index": _int(head, "next_index") + step,
                 },
@@ -322,7 +326,7 @@ class Histories:
         guard: list[Condition] = [Eq("deleting", False), Eq("incarnation", head.fields["incarnation"])]  # type: ignore[arg-type]
         if user_id is not None:
             guard.append(In("user_id", (None, user_id)))
-        after = await self.kernel.add(history_ref(session_id), {"revision": 1, "next_index": step}, guard)
+        after = await self.kernel.add(history_ref(session_id), {"revision": 1, "next_index": step}, guard, MARKED)
         if after is None:  # the owner changed, or the session went: look again and say which
             self.kernel.recent.forget(history_ref(session_id))
             raise Conflict([history_ref(session_id)])
@@ -346,13 +350,31 @@ class Histories:
         """Whether a run may have taken a revision that is not stored yet. Always False where commits are atomic."""
         if self.kernel.driver.atomic:
             return False
-        runs = await self.kernel.span(Span(RUNS.name, "order", (session_id,), body=False))
-        return self._believed(_nothing_of(head), runs, head) < _int(head, "revision")
+        _, complete = await self.headers(session_id, head)
+        return not complete
+
+    async def headers(self, session_id: str, head: Stored) -> tuple[list[Stored], bool]:
+        """The headers of all runs, tombstones included, `head` having been read before; and whether none can be
+        missing, because a writer has taken its revision and not stored it yet."""
+        return await self._seen(Span(RUNS.name, "order", (session_id,), body=False), _nothing_of(head), head)
+
+    async def since(self, session_id: str, head: Stored, revision: int) -> tuple[list[Stored], bool]:
+        """The runs written after a revision, likewise. No request if there can be none."""
+        if revision == _int(head, "revision"):
+            return [], True
+        span = Span(RUNS.name, "changes", (session_id,), low=revision + 1)
+        return await self._seen(span, replace(_nothing_of(head), believed=revision), head)
+
+    async def _seen(self, span: Span, known: CachedHistory, head: Stored) -> tuple[list[Stored], bool]:
+        runs = [run for run in await self.kernel.span(span) if run.fields.get("incarnation") == known.incarnation]
+        return runs, self._believed(known, runs, head) >= _int(head, "revision")
 
     # --- Removal ----------------------------------------------------------------------------------------------------
 
     async def purge(self, session_id: str, head: Stored) -> None:
-        """Remove the runs of a session marked as deleting, then the mark. Repeating it goes on where it stopped."""
+        """Take a session marked as deleting out of the metrics, remove its runs, then the mark. Repeating it goes on
+        where it stopped."""
+        await withdraw(self.kernel, session_id)
         await self.kernel.purge_children(session_id, RUNS, RUNS.index("changes"))
         await self.kernel.commit([Delete(history_ref(session_id), head.rev)])
         self.forget(session_id)
@@ -360,7 +382,14 @@ class Histories:
 
 def fresh_head(user_id: str | None, incarnation: str) -> dict[str, FieldValue]:
     """The fields of a new history."""
-    return {"user_id": user_id, "incarnation": incarnation, "next_index": 0, "revision": 0, "deleting": False}
+    return {
+        "user_id": user_id,
+        "incarnation": incarnation,
+        "next_index": 0,
+        "revision": 0,
+        "deleting": False,
+        **MARKED,
+    }
 
 
 def _nothing_of(head: Stored) -> CachedHistory:

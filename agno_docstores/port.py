@@ -95,7 +95,8 @@ class Rev:
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A record as read. `expires_at`: epoch seconds. Where only the header was asked for, `body` is None, and an index
-    entry may stand for the record: its `Rev` may be empty, and volatile fields other than the index's own missing."""
+    entry may stand for the record: its `Rev` may be empty, and volatile fields other than the index's own missing; of a
+    strong index other than the children's order, all fields but the parent, the order and the index's own."""
 
     ref: Ref
     rev: Rev

@@ -76,6 +76,8 @@ RUNS = Kind(
         "replaces",  # the revision that this write took the place of
         "incarnation",
         "deleted",  # a tombstone, kept a while so that other processes' caches learn of the deletion
+        "model",  # this and the next: what the metrics count runs by
+        "model_provider",
         "created_at",
         "updated_at",
     ),
@@ -113,7 +115,12 @@ MEMORIES = Kind(
         "updated_at",
         "touched_at",  # updated_at, or created_at where that is null
     ),
-    body=("memory", "topics", "input", "feedback"),
+    body=(
+        "memory",
+        "topics_as_given",  # where they are no list of texts, which the field would tell: MongoDB has one name for each
+        "input",
+        "feedback",
+    ),
     indexes=(
         Index("user_inserted", ("user_id",), "inserted_at"),
         Index("user_touched", ("user_id",), "touched_at"),
@@ -282,13 +289,13 @@ METRICS = Kind(
     fields=(
         "metric_id",
         "date",  # ISO 8601, a day in UTC
-        "aggregation_period",
         "user_id",  # "" for what nobody owns
         "open",  # True while the day is not over; else null
+        "figures",  # counts, tokens and models as JSON text: so a listing is answered from index entries alone
         "created_at",
         "updated_at",
     ),
-    body=("counts", "token_metrics", "model_metrics", "applied"),
+    body=("applied",),  # by session, the contribution that is in the figures, until the session's tally says so too
     indexes=(
         Index("user_date", ("user_id",), "date"),
         Index("user_updated", ("user_id",), "updated_at"),
@@ -296,14 +303,13 @@ METRICS = Kind(
         Index("all_date", (), "date"),
         Index("all_updated", (), "updated_at"),
     ),
-    volatile=frozenset({"updated_at"}),
 )
 
 TALLIES = Kind(
     name="tallies",
     table="session_table_name",
-    fields=("sequence",),  # counts the contributions of the session, see `domains/metrics.py`
-    body=("counted", "pending"),
+    fields=("date", "user_id"),  # of the metrics row that counts the session
+    body=("counted", "pending"),  # what that row holds of it, and what it is about to hold (`tallies.py`)
     within="sessions",
 )
 

@@ -31,6 +31,7 @@ LAYERS = {
     "kernel": "kernel",
     "totals": "kernel",
     "history": "domains",
+    "tallies": "domains",
     "domains": "domains",
     "facade": "facade",
     "memory": "store",

@@ -35,7 +35,7 @@ from agno_docstores.history import (
     run_ref,
 )
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.keys import check_id
+from agno_docstores.keys import check_id, encodable
 from agno_docstores.port import Condition, Eq, FieldValue, Stored
 from agno_docstores.schema import RUNS
 
@@ -72,6 +72,12 @@ def to_row(run: Stored) -> Row:
         "created_at": fields.get("created_at"),
         "updated_at": fields.get("updated_at"),
     }
+
+
+def _model_of(run_data: Row) -> dict[str, FieldValue]:
+    """The fields by which the metrics count runs."""
+    found = {name: run_data.get(name) for name in ("model", "model_provider")}
+    return {name: value if isinstance(value, str) and encodable(value) else None for name, value in found.items()}
 
 
 class Runs:
@@ -201,7 +207,7 @@ class Runs:
         fields: dict[str, FieldValue] = {
             name: row[name] for name in (*FIXED, "user_id", "parent_run_id", "status", "updated_at")
         }
-        fields["deleted"] = False
+        fields |= {"deleted": False, **_model_of(row["run_data"])}
         if existing is not None:
             fields.update({name: existing.fields.get(name) for name in FIXED})
             if fields["user_id"] is None:
@@ -326,7 +332,7 @@ class Runs:
             if expected_attempt is not None:
                 run["queue_attempt"] = expected_attempt
             now = self.kernel.now()
-            columns = {**existing.fields, "updated_at": now}
+            columns = {**existing.fields, **_model_of(run), "updated_at": now}
             if fields.get("status") is not None:
                 columns["status"] = fields["status"]
             session = None

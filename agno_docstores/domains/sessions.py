@@ -6,7 +6,9 @@ the columns of the session's own type whole, including with None, and leaves the
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,7 @@ from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores.codec import NULL, Json
 from agno_docstores.errors import Conflict
-from agno_docstores.history import Histories, fresh_head, history_ref, session_ref
+from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
 from agno_docstores.kernel import Kernel, Query, new_token
 from agno_docstores.keys import check_id
 from agno_docstores.port import (
@@ -52,6 +54,10 @@ CONTEXT_RUNS: tuple[Condition, ...] = (
 ACTIVE = ("PENDING", "RUNNING", "PAUSED")
 # Columns by which a listing may be sorted; the rest of Agno's columns are JSON.
 SORTABLE = ("session_id", "session_type", "agent_id", "team_id", "workflow_id", "user_id", "created_at", "updated_at")
+
+
+_METRICS = re.compile(r'"session_metrics":')
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,16 @@ def session_name_of(session_data: Json) -> str | None:
     name = data.get("session_name") if isinstance(data, dict) else None
     # A lone surrogate has no place in an index; the name itself keeps it.
     return name.encode(errors="replace").decode() if isinstance(name, str) else None
+
+
+def _session_metrics(session_data: Json) -> list[Any]:
+    """What stands under "session_metrics", wherever in the data: found in the text, for the data may be large. If it
+    changes, this does; it may say so of a key of that name further inside, too, which costs a write."""
+    found = []
+    for match in _METRICS.finditer(session_data.text):
+        value, _ = _DECODER.raw_decode(session_data.text, match.end())
+        found.append(value)
+    return found
 
 
 def to_row(stored: Stored) -> Row:
@@ -352,17 +368,26 @@ class Sessions:
             created_at=current.fields["created_at"],  # type: ignore[arg-type]
             updated_at=updated_at[0] if updated_at is not None else self.kernel.now(),
         )
-        owner = None
-        if current.fields.get("user_id") != incoming.user_id:
-            owner = await self._owner_change(incoming.session_id, incoming.user_id)
-        stored, _ = await self._commit(incoming.session_id, fields, body, current.rev, owner, current.expires_at)
+        head = await self._head_change(incoming, current)
+        stored, _ = await self._commit(incoming.session_id, fields, body, current.rev, head, current.expires_at)
         return stored
 
-    async def _owner_change(self, session_id: str, user_id: str | None) -> tuple[Row, Any]:
-        head = await self.kernel.get(history_ref(session_id))
+    async def _head_change(self, incoming: Incoming, current: Stored) -> tuple[Row, Any] | None:
+        """What a save changes of the session's history: its owner, and the mark that the metrics have to count it
+        again; None if that is as it is. 1 read, where the owner changes or the history was not read before."""
+        adopted = current.fields.get("user_id") != incoming.user_id
+        before = (current.body or {}).get("session_data", NULL)
+        if not adopted and _session_metrics(before) == _session_metrics(incoming.body["session_data"]):
+            return None
+        ref = history_ref(incoming.session_id)
+        known = None if adopted else self.kernel.recent.get(ref)
+        head = known if isinstance(known, Stored) else await self.kernel.get(ref)
         if head is None or head.fields.get("deleting"):
-            raise Conflict([history_ref(session_id)])
-        return {**head.fields, "user_id": user_id}, head.rev
+            self.kernel.recent.forget(ref)
+            raise Conflict([ref])
+        if not adopted and head.fields.get("uncounted"):
+            return None
+        return {**head.fields, **MARKED, "user_id": incoming.user_id}, head.rev
 
     async def _commit(
         self,
@@ -481,7 +506,7 @@ class Sessions:
             if await self.kernel.span(active) or await self.histories.in_flight(session_id, head):
                 return False
             fields = derived({**current.fields, "user_id": new_owner}, current.body or {})
-            owner = ({**head.fields, "user_id": new_owner}, head.rev)
+            owner = ({**head.fields, **MARKED, "user_id": new_owner}, head.rev)
             await self._commit(session_id, fields, current.body or {}, current.rev, owner, current.expires_at)
             return True
 

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.metrics import *  # noqa: F403
