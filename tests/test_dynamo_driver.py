@@ -165,7 +165,7 @@ def test_the_size_of_an_item_is_counted_as_documented() -> None:
 
 
 def test_more_indexes_than_a_table_has_are_refused() -> None:
-    indexes = tuple(replace(SESSIONS.indexes[0], name=f"i{number}") for number in range(7))
+    indexes = tuple(replace(SESSIONS.indexes[0], name=f"i{number}") for number in range(9))
     with pytest.raises(ValueError, match="more indexes"):
         Layout(replace(SESSIONS, indexes=indexes), "table", shards=1, compress=True)
 

@@ -151,6 +151,7 @@ def test_documents_look_like_this(docstore: Any, driver: Driver, raw: Any) -> No
             "next_index": 1,
             "revision": 1,
             "deleting": False,
+            "uncounted": True,
         },
     }
     found = raw["agno_runs"].find_one({"_id": "r1"})
@@ -170,6 +171,8 @@ def test_documents_look_like_this(docstore: Any, driver: Driver, raw: Any) -> No
         "replaces": None,
         "incarnation": incarnation,
         "deleted": False,
+        "model": None,
+        "model_provider": None,
         "created_at": 1_700_000_001,
         "run_data": {
             "run_id": "r1",
@@ -290,6 +293,7 @@ def test_a_session_and_its_history_come_and_go_without_each_other(driver: Driver
             "next_index": 0,
             "revision": 0,
             "deleting": False,
+            "uncounted": None,
             "_rev": "2",
         },
     }
