@@ -5,6 +5,7 @@ The stores live in distributions of their own (`agno_docstores_mongo`, `agno_doc
 """
 
 from agno_docstores.errors import (
+    ContentionError,
     CorruptRecordError,
     DocstoreError,
     InvalidIdError,
@@ -13,6 +14,7 @@ from agno_docstores.errors import (
     ProvisioningError,
     SessionConflictError,
     SessionNotFoundError,
+    StateConditionError,
     StoreError,
     StoreUnavailableError,
     UnserializableValueError,
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AsyncMemoryDocstore",
+    "ContentionError",
     "CorruptRecordError",
     "DocstoreError",
     "InvalidIdError",
@@ -34,6 +37,7 @@ __all__ = [
     "ProvisioningError",
     "SessionConflictError",
     "SessionNotFoundError",
+    "StateConditionError",
     "StoreError",
     "StoreUnavailableError",
     "UnserializableValueError",

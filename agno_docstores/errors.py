@@ -7,8 +7,8 @@ JSON cannot hold) are those as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 
 class DocstoreError(Exception):
@@ -51,13 +51,46 @@ class SessionNotFoundError(DocstoreError, LookupError):
         super().__init__(f"session {session_id!r} does not exist; save the session before its runs")
 
 
-class SessionConflictError(DocstoreError):
+class ContentionError(DocstoreError):
     """Other writers kept winning: the write was tried `attempts` times and is not stored. Safe to try again."""
 
     def __init__(self, what: str, attempts: int) -> None:
         self.what = what
         self.attempts = attempts
         super().__init__(f"{what}: gave up after {attempts} attempts against concurrent writers; nothing was stored")
+
+
+class SessionConflictError(DocstoreError):
+    """Somebody else wrote the session since it was read. Nothing was stored: read it again.
+
+    `expected`: the version that was read, 0 for a session that was to be new; `found`: the version now, None if the
+    session is gone; `changed`: the paths of what changed meanwhile ("session_data.session_state.cart"), None if what
+    was read is not known any more.
+    """
+
+    def __init__(self, session_id: str, expected: int, found: int | None, changed: tuple[str, ...] | None) -> None:
+        self.session_id = session_id
+        self.expected = expected
+        self.found = found
+        self.changed = changed
+        now = "is gone" if found is None else f"is at version {found}"
+        what = f"; changed meanwhile: {', '.join(changed)}" if changed else ""
+        super().__init__(f"session {session_id!r} was read at version {expected} and {now}{what}")
+
+
+class StateConditionError(DocstoreError):
+    """The session's data are not what a conditional update asks for. Nothing was changed.
+
+    `unmet`: by path, what was expected and what was found (`MISSING` where there is nothing); empty where a predicate
+    refused. `found`: the session's data as they are.
+    """
+
+    def __init__(self, session_id: str, unmet: Mapping[str, tuple[Any, Any]], found: Mapping[str, Any]) -> None:
+        self.session_id = session_id
+        self.unmet = dict(unmet)
+        self.found = found
+        what = ", ".join(self.unmet) or "a predicate"
+        super().__init__(f"the condition on the data of session {session_id!r} does not hold: {what}")
 
 
 class PayloadTooLargeError(DocstoreError, ValueError):
@@ -128,3 +161,39 @@ class Conflict(DocstoreError):
     def __init__(self, refs: Sequence[Any] = ()) -> None:
         self.refs = tuple(refs)
         super().__init__(f"expectation failed for {', '.join(f'{r.kind} {r.id!r}' for r in self.refs) or 'the commit'}")
+
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import IntegrityError
+
+    class DuplicateError(DocstoreError, IntegrityError):
+        """There is a record of this id already. Nothing was written, and nothing of the record is disclosed.
+
+        Agno recognises what must be unique and is not by SQLAlchemy's class, so it is one of those as well.
+        """
+
+        kind: str
+        id: str
+
+        def __init__(self, kind: str, id: str) -> None: ...
+
+else:
+
+    def __getattr__(name: str) -> Any:
+        """`DuplicateError`, made when it is first asked for: to import SQLAlchemy takes longer than all else here."""
+        if name != "DuplicateError":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from sqlalchemy.exc import IntegrityError
+
+        class DuplicateError(DocstoreError, IntegrityError):
+            def __init__(self, kind: str, id: str) -> None:
+                self.kind = kind
+                self.id = id
+                self.message = f"{kind} {id!r} is there already"
+                super().__init__(None, None, ValueError(self.message))
+
+            def __str__(self) -> str:
+                return self.message
+
+        DuplicateError.__module__, DuplicateError.__qualname__ = __name__, name
+        return globals().setdefault(name, DuplicateError)

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, cast, get_args
 
 from agno.db.base import AsyncBaseDb, BaseDb
 
@@ -22,7 +22,8 @@ from agno_docstores.domains.learnings import Learnings
 from agno_docstores.domains.memories import Memories
 from agno_docstores.domains.metrics import Metrics
 from agno_docstores.domains.runs import Runs
-from agno_docstores.domains.sessions import Sessions
+from agno_docstores.domains.sessions import OnConflict, Sessions
+from agno_docstores.domains.state import State
 from agno_docstores.domains.traces import Traces
 from agno_docstores.domains.versions import Versions
 from agno_docstores.history import Histories
@@ -80,6 +81,8 @@ class StoreOptions(TypedDict, total=False):
     `id`: identity of the store for AgentOS; by default derived from where the data lies, so that it survives a restart.
     `provision`: create missing tables and indexes at the first write (True), or raise `ProvisioningError` (False).
     `cache_bytes`: upper bound for the text of the runs that a handle keeps to save reading them again; 0 for none.
+    `on_conflict`: what `upsert_session` does where another writer saved the session since this object was read: put
+    both together ("merge"), raise `SessionConflictError` ("raise"), or write over it ("last_wins").
     The rest are names of tables (collections), as `BaseDb` has them; `session_collection` and the like are accepted
     for `session_table` and the like, because Agno's own adapters for document stores spell them so.
     """
@@ -87,6 +90,7 @@ class StoreOptions(TypedDict, total=False):
     id: str | None
     provision: bool
     cache_bytes: int
+    on_conflict: OnConflict
     session_table: str | None
     runs_table: str | None
     memory_table: str | None
@@ -170,13 +174,22 @@ def awaiting(
 class Engine:
     """What the two facades share: driver, kernel, domains, table names, identity."""
 
-    def __init__(self, driver: Driver, naming: Naming, provision: bool, cache_bytes: int, table_options: str) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        naming: Naming,
+        provision: bool,
+        cache_bytes: int,
+        on_conflict: OnConflict,
+        table_options: str,
+    ) -> None:
         self.driver = driver
         self.naming = naming
         self.kernel = Kernel(driver, provision=provision, table_options=table_options)
         histories = Histories(self.kernel, cache_bytes=cache_bytes)
         self.domains: dict[str, Any] = {
-            "Sessions": Sessions(self.kernel, histories),
+            "Sessions": Sessions(self.kernel, histories, on_conflict),
+            "State": State(self.kernel, histories),
             "Runs": Runs(self.kernel, histories),
             "Versions": Versions(self.kernel),
             "Memories": Memories(self.kernel),
@@ -190,7 +203,7 @@ class Engine:
         self.table_names: dict[str, str] = {}
 
     async def table_exists(self, table_name: str) -> bool:
-        """Whether the physical table or collection behind this name exists. 1 request."""
+        """Whether the physical table or collection behind this name exists. 1 request; none if this handle made it."""
         physical = self.table_names.get(table_name) or self.naming(table_name, True)
         return await self.kernel.exists(physical)
 
@@ -219,9 +232,11 @@ def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if not isinstance(value, str) or not value:
             raise ValueError(f"{name} must be a non-empty str, not {value!r}")
         tables[table] = value
-    unknown = others.keys() - {"id", "provision", "cache_bytes"}
+    unknown = others.keys() - {"id", "provision", "cache_bytes", "on_conflict"}
     if unknown:
         raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
+    if others.get("on_conflict", "merge") not in get_args(OnConflict):
+        raise ValueError(f"on_conflict must be one of {get_args(OnConflict)}, not {others['on_conflict']!r}")
     return tables, others
 
 
@@ -246,6 +261,7 @@ def _engine(
         naming,
         options.get("provision", True),
         options.get("cache_bytes", 64_000_000),
+        options.get("on_conflict", "merge"),
         " ".join(f"--{argument.replace('_', '-')} {shlex.quote(name)}" for argument, name in tables.items()),
     )
     engine.table_names = physical
@@ -293,6 +309,12 @@ class Docstore(BaseDb):
         """The gateway: `io.calls` counts requests by operation, `io.hooks` sees each of them."""
         return self._engine.driver.io
 
+    @property
+    def conflicts(self) -> dict[str, int]:
+        """Of this object's saves: how many kept another writer's change ("merged"), and how many such changes they
+        wrote over because both had changed the same key ("overwritten"; each is logged)."""
+        return {"merged": 0, "overwritten": 0, **self._engine.domains["Sessions"].conflicts}
+
     def to_dict(self) -> Row:
         """Id, table names and where the data lies: what `from_dict` needs. No credentials."""
         return {**super().to_dict(), **self._settings}
@@ -321,6 +343,11 @@ class Docstore(BaseDb):
     delete_sessions = blocking(Sessions.delete_sessions)
     reassign_session_owner = blocking(Sessions.reassign_session_owner)
     insert_session_if_absent = blocking(Sessions.insert_session_if_absent)
+
+    get_session_data = blocking(State.get_session_data)
+    update_session_data = blocking(State.update_session_data)
+    save_session = blocking(State.save_session)
+    update_session = blocking(State.update_session)
 
     get_run = blocking(Runs.get_run)
     get_runs = blocking(Runs.get_runs)
@@ -405,6 +432,12 @@ class AsyncDocstore(AsyncBaseDb):
         """The gateway: `io.calls` counts requests by operation, `io.hooks` sees each of them."""
         return self._engine.driver.io
 
+    @property
+    def conflicts(self) -> dict[str, int]:
+        """Of this object's saves: how many kept another writer's change ("merged"), and how many such changes they
+        wrote over because both had changed the same key ("overwritten"; each is logged)."""
+        return {"merged": 0, "overwritten": 0, **self._engine.domains["Sessions"].conflicts}
+
     def to_dict(self) -> Row:
         """Id, table names and where the data lies: what `from_dict` needs. No credentials."""
         return {**super().to_dict(), **self._settings}
@@ -433,6 +466,11 @@ class AsyncDocstore(AsyncBaseDb):
     delete_sessions = awaiting(Sessions.delete_sessions)
     reassign_session_owner = awaiting(Sessions.reassign_session_owner)
     insert_session_if_absent = awaiting(Sessions.insert_session_if_absent)
+
+    get_session_data = awaiting(State.get_session_data)
+    update_session_data = awaiting(State.update_session_data)
+    save_session = awaiting(State.save_session)
+    update_session = awaiting(State.update_session)
 
     get_run = awaiting(Runs.get_run)
     get_runs = awaiting(Runs.get_runs)

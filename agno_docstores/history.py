@@ -313,8 +313,13 @@ class Histories:
         if session is None:
             raise SessionNotFoundError(session_id)
         fields, body = draft.session
+        before = session.fields.get("version")
         change = Put(
-            session.ref, {**session.fields, **fields}, {**(session.body or {}), **body}, session.rev, session.expires_at
+            session.ref,
+            {**session.fields, **fields, "version": (before if isinstance(before, int) else 0) + 1},
+            {**(session.body or {}), **body},
+            session.rev,
+            session.expires_at,
         )
         self.kernel.recent.forget(session.ref)
         if self.kernel.driver.atomic:

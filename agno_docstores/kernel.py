@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from agno_docstores import keys
 from agno_docstores.errors import (
     Conflict,
+    ContentionError,
     ProvisioningError,
-    SessionConflictError,
     StorageMissingError,
     StoreUnavailableError,
 )
@@ -155,7 +155,8 @@ class Kernel:
         return [self._alive(record) for record in found]
 
     async def exists(self, table: str) -> bool:
-        return await self._retried(lambda: self.driver.exists(table))
+        """Whether a table is there. What was created here is, also where the store keeps no empty one (Firestore)."""
+        return table in self._ensured or await self._retried(lambda: self.driver.exists(table))
 
     async def page(self, query: Query, *, offset: int = 0, limit: int | None = None, body: bool = True) -> list[Stored]:
         """The matching records from `offset` on, at most `limit`. Without `body`, headers only.
@@ -375,7 +376,7 @@ class Kernel:
             except StoreUnavailableError as error:
                 if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
                     raise
-                await self._back_off(attempt)
+                await self.back_off(attempt)
             attempt += 1
             if attempt > UNAVAILABLE_ATTEMPTS:
                 raise Conflict([write.ref for write in writes])
@@ -389,10 +390,15 @@ class Kernel:
             token = new_token()
             await self._ensure_before_write(batch)
             try:
-                failed += await self._retried(partial(self.driver.write_many, batch, token))
-            except StorageMissingError:
-                await self._provision(batch)
-                failed += await self._retried(partial(self.driver.write_many, batch, token))
+                outcome = await self._retried(partial(self.driver.write_many, batch, token))
+            except StorageMissingError as error:
+                outcome = [Failed(write, error) for write in batch]
+            # Where others are just creating the storage, some of the writes may have found it, and some not.
+            missed = [failure.write for failure in outcome if isinstance(failure.error, StorageMissingError)]
+            failed += [failure for failure in outcome if not isinstance(failure.error, StorageMissingError)]
+            if missed:
+                await self._provision(missed)
+                failed += await self._retried(partial(self.driver.write_many, missed, token))
         return failed
 
     async def add(
@@ -411,8 +417,8 @@ class Kernel:
                 return await attempt(number > 0)
             except Conflict:
                 if number:
-                    await self._back_off(number - 1)
-        raise SessionConflictError(what, CONFLICT_ATTEMPTS)
+                    await self.back_off(number - 1)
+        raise ContentionError(what, CONFLICT_ATTEMPTS)
 
     async def purge_children(self, parent: str, kind: Kind, index: Index) -> None:
         """Remove all children of a parent, headers only read. Stops at the first failure; repeating it goes on."""
@@ -483,10 +489,11 @@ class Kernel:
             except StoreUnavailableError as error:
                 if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
                     raise
-                await self._back_off(attempt)
+                await self.back_off(attempt)
                 attempt += 1
 
-    async def _back_off(self, attempt: int) -> None:
+    async def back_off(self, attempt: int) -> None:
+        """Wait a while of random length before another attempt, the longer the more there were."""
         await self.io.sleep(self.io.jitter() * min(BACKOFF_CAP, BACKOFF * 2**attempt))
 
     def _over_expired(self, writes: Sequence[Write], current: Sequence[Stored | None]) -> list[Write] | None:
@@ -513,8 +520,9 @@ def _revs_if_applied(writes: Sequence[Write], current: Sequence[Stored | None], 
         only_deletes = all(isinstance(write, Delete) for write in writes)
         if not only_deletes or any(record is not None for record in current):
             return None
+    # Where another writer has been since, the revision that this commit left is gone; whoever writes on it loses.
     return [
-        None if isinstance(write, Delete) or record is None else record.rev
+        None if isinstance(write, Delete) else record.rev if record and record.rev.token == token else Rev(token)
         for write, record in zip(writes, current, strict=True)
     ]
 

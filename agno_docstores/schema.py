@@ -24,6 +24,7 @@ SESSIONS = Kind(
         "created_at",
         "updated_at",
         "touched_at",  # updated_at, or created_at where that is null: what "sort by updated_at" means
+        "version",  # of the content: counts its writes
     ),
     body=("session_data", "agent_data", "team_data", "workflow_data", "metadata", "summary"),
     indexes=(
@@ -40,7 +41,7 @@ SESSIONS = Kind(
         Index("component_type_touched", ("component", "session_type"), "touched_at", optional=True),
     ),
     multi=frozenset({"components"}),
-    volatile=frozenset({"updated_at", "touched_at"}),
+    volatile=frozenset({"updated_at", "touched_at", "version"}),
 )
 
 HISTORIES = Kind(

@@ -15,17 +15,24 @@ from agno_docstores.kernel import Kernel
 from agno_docstores.port import Expect, Failed, FieldValue, Kind, Put, Ref, Stored
 
 COUNT = "children"  # the field of a parent that holds the number of its children
-# Of one commit: DynamoDB takes 100 items and 4 MB, a child is two items, a character at most 4 bytes.
+# Of one commit: DynamoDB takes 100 items and 4 MB, a child is two items, a character of its text at most 4 bytes.
 MOST_CHILDREN, MOST_TEXT = 45, 1_000_000
 
 
 async def add_children(kernel: Kernel, parent: Ref, puts: Sequence[Put], sums: Sequence[str]) -> list[Failed]:
-    """Store new children of a parent; those that are there already stay as they are. Returns what could not be stored,
-    and why; the rest is stored. 1 request for each 45 of them, 1 or 2 more where the parent or some of them are known
-    to the store; on MongoDB 1 request."""
-    puts = list({put.ref.id: put for put in puts}.values())
+    """Store new children of a parent: puts under `ABSENT`. Those that are there already, be it with another parent,
+    stay as they are; of several with one id the first is taken. Returns what could not be stored, and why; the rest is
+    stored. 1 request for each 45 of them, 1 or 2 more where the parent or some of them are known to the store; on
+    MongoDB 1 request."""
+    first: dict[str, Put] = {}
+    for put in puts:
+        first.setdefault(put.ref.id, put)
+    puts = list(first.values())
     if not kernel.driver.atomic:
-        failed = await kernel.write_many(puts)
+        try:
+            failed = await kernel.write_many(puts)
+        except DocstoreError as error:
+            return [Failed(put, error) for put in puts]
         return [failure for failure in failed if not isinstance(failure.error, Conflict)]
     failures: list[Failed] = []
     for batch in _batches(puts):
@@ -81,9 +88,7 @@ async def _commit(kernel: Kernel, parent: Ref, puts: list[Put], sums: Sequence[s
             break
         except PayloadTooLargeError as error:
             # One of them is too large for the store; the others are not to be lost for it.
-            oversize = [put for put in puts if put.ref.id == error.id]
-            if not oversize:
-                raise
+            oversize = [put for put in puts if (put.ref.kind, put.ref.id) == (error.kind, error.id)] or puts
             failures += [Failed(put, error) for put in oversize]
             puts = [put for put in puts if put not in oversize]
         except DocstoreError as error:
@@ -96,6 +101,7 @@ def _batches(puts: Sequence[Put]) -> Iterator[list[Put]]:
     size = 0
     for put in puts:
         length = sum(len(part.text) for part in put.body.values())
+        length += sum(len(value) for value in put.fields.values() if isinstance(value, str))
         if batch and (len(batch) == MOST_CHILDREN or size + length > MOST_TEXT):
             yield batch
             batch, size = [], 0

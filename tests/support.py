@@ -27,6 +27,7 @@ PARTS = {
     "evals": "eval runs",
     "traces": "traces, spans",
     "learnings": "learnings",
+    "state": "state updates, versions, conflicts",
     "history": "several handles on one storage",
     "concurrency": "50 writers at once",
     "framework": "Agent, Team, Workflow",

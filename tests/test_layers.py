@@ -32,6 +32,8 @@ LAYERS = {
     "totals": "kernel",
     "history": "domains",
     "tallies": "domains",
+    "merging": "port",
+    "session_records": "domains",
     "domains": "domains",
     "facade": "facade",
     "memory": "store",

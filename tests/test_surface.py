@@ -74,6 +74,11 @@ def test_a_method_is_called_as_agno_calls_it(facade: type[Any], base: type[Any],
 
 #: Public names of ours that Agno's bases lack: what Agno looks for by `getattr` on a store, and the gateway.
 BESIDES = {
+    "conflicts",
+    "get_session_data",
+    "save_session",
+    "update_session",
+    "update_session_data",
     "append_run_to_session_if_absent",
     "delete_eval_run",
     "insert_session_if_absent",

@@ -95,7 +95,7 @@ def errors(store: FirestoreDocstore, session: AgentSession) -> str:
     except PayloadTooLargeError as error:
         return f"{error.size} of {error.limit}"
     except SessionConflictError as error:
-        return f"{error.attempts}"
+        return f"{error.expected} {error.found} {error.changed}"
     except DocstoreError as error:
         return str(error)
     return ""

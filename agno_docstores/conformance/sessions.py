@@ -87,7 +87,7 @@ async def test_a_row_has_every_column_and_the_runs(db: Any) -> None:
         "session_id", "session_type", "agent_id", "team_id", "workflow_id", "user_id", "session_data", "agent_data",
         "team_data", "workflow_data", "metadata", "summary", "created_at", "updated_at", "runs",
     }  # fmt: skip
-    assert set(row) == expected
+    assert set(row) - {"version"} == expected, "a store may number the versions besides"
     assert [run["run_id"] for run in row["runs"]] == ["r1"]
 
 

@@ -24,7 +24,6 @@ from agno.run.team import TeamRunOutput
 from agno.run.workflow import WorkflowRunOutput
 
 from agno_docstores.codec import NULL, Json
-from agno_docstores.domains.sessions import session_name_of
 from agno_docstores.errors import SessionNotFoundError
 from agno_docstores.history import (
     TOMBSTONE_LIFE,
@@ -38,6 +37,7 @@ from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id, encodable
 from agno_docstores.port import Condition, Eq, FieldValue, Stored
 from agno_docstores.schema import RUNS
+from agno_docstores.session_records import session_name_of
 
 log = logging.getLogger("agno_docstores")
 

@@ -6,29 +6,29 @@ the columns of the session's own type whole, including with None, and leaves the
 
 from __future__ import annotations
 
-import json
 import logging
-import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from agno.db.base import SessionType
-from agno.db.utils import HISTORY_SKIP_STATUSES, deserialize_session, owner_key, validate_pagination
+from agno.db.utils import HISTORY_SKIP_STATUSES, owner_key, validate_pagination
 from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores.codec import NULL, Json
+from agno_docstores.domains.listing import ascending
 from agno_docstores.errors import Conflict
-from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
-from agno_docstores.kernel import Kernel, Query, new_token
+from agno_docstores.history import MARKED, Histories, history_ref, session_ref
+from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
+from agno_docstores.merging import shown
 from agno_docstores.port import (
     Condition,
     Contains,
     Delete,
     Eq,
     Expect,
-    FieldValue,
     Has,
     In,
     NotIn,
@@ -39,12 +39,30 @@ from agno_docstores.port import (
     Write,
 )
 from agno_docstores.schema import RUNS, SESSIONS
+from agno_docstores.session_records import (
+    Incoming,
+    Reading,
+    Row,
+    Session,
+    changed,
+    commit_session,
+    conflict_over,
+    insert_session,
+    marked_head,
+    may_replace,
+    merged,
+    note_reading,
+    readable,
+    reading_of,
+    to_row,
+    to_session,
+    version_of,
+)
 
 log = logging.getLogger("agno_docstores")
 
-Session = AgentSession | TeamSession | WorkflowSession
-Row = dict[str, Any]
-
+#: What a save does where another writer saved the session since it was read: it puts both together, refuses, or wins.
+OnConflict = Literal["merge", "raise", "last_wins"]
 #: Runs that belong to a conversation's context, as Agno's own "last N runs" defines them.
 CONTEXT_RUNS: tuple[Condition, ...] = (
     Eq("parent_run_id", None),
@@ -56,123 +74,18 @@ ACTIVE = ("PENDING", "RUNNING", "PAUSED")
 SORTABLE = ("session_id", "session_type", "agent_id", "team_id", "workflow_id", "user_id", "created_at", "updated_at")
 
 
-_METRICS = re.compile(r'"session_metrics":')
-_DECODER = json.JSONDecoder()
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A session as handed in, checked and in canonical form."""
-
-    session_id: str
-    session_type: str
-    user_id: str | None
-    component: tuple[str, str | None]  # the column of the session's own component id, and the id
-    body: dict[str, Json]  # the parts that this type of session writes
-    created_at: int | None
-    updated_at: int | None
-
-    @classmethod
-    def of(cls, session: Session) -> Incoming:
-        if isinstance(session, AgentSession):
-            kind = SessionType.AGENT.value
-        elif isinstance(session, TeamSession):
-            kind = SessionType.TEAM.value
-        elif isinstance(session, WorkflowSession):
-            kind = SessionType.WORKFLOW.value
-        else:
-            raise TypeError(f"expected an AgentSession, TeamSession or WorkflowSession, not {type(session).__name__}")
-        check_id("session_id", session.session_id)
-        row = session.to_dict(include_runs=False)
-        user_id = owner_key(row.get("user_id"))
-        if user_id is not None:
-            check_id("user_id", user_id)
-        component = row.get(f"{kind}_id")
-        parts = ("session_data", f"{kind}_data", "metadata", "summary")
-        return cls(
-            session.session_id,
-            kind,
-            user_id,
-            (f"{kind}_id", component if component in (None, "") else check_id(f"{kind}_id", str(component))),
-            {name: Json.of(row.get(name), name) for name in parts},
-            row.get("created_at"),
-            row.get("updated_at"),
-        )
-
-    def over(self, stored: Stored | None, *, created_at: int, updated_at: int | None) -> tuple[Row, dict[str, Json]]:
-        """Fields and body of the record after this write."""
-        before = stored.fields if stored is not None else {}
-        fields: Row = {name: before.get(name) for name in SESSIONS.fields}
-        fields.update(
-            {
-                "session_type": before.get("session_type") or self.session_type,
-                "user_id": self.user_id,
-                self.component[0]: self.component[1],
-                "created_at": created_at,
-                "updated_at": updated_at,
-            }
-        )
-        body = dict.fromkeys(SESSIONS.body, NULL)
-        body.update(stored.body or {} if stored is not None else {})
-        body.update(self.body)
-        return derived(fields, body), body
-
-
-def derived(fields: Row, body: Mapping[str, Json]) -> Row:
-    """The fields that are functions of the others."""
-    own = fields.get(f"{fields['session_type']}_id")
-    components = [own, fields.get("agent_id"), fields.get("team_id"), fields.get("workflow_id")]
-    name = session_name_of(body.get("session_data", NULL))
-    touched = fields.get("updated_at")
-    return {
-        **fields,
-        "component": own or None,
-        "components": tuple(dict.fromkeys(c for c in components if c)),
-        "session_name": name,
-        "touched_at": touched if touched is not None else fields.get("created_at"),
-    }
-
-
-def session_name_of(session_data: Json) -> str | None:
-    """The session's name, if its data has one that is text."""
-    if '"session_name"' not in session_data.text:
-        return None
-    data = session_data.value()
-    name = data.get("session_name") if isinstance(data, dict) else None
-    # A lone surrogate has no place in an index; the name itself keeps it.
-    return name.encode(errors="replace").decode() if isinstance(name, str) else None
-
-
-def _session_metrics(session_data: Json) -> list[Any]:
-    """What stands under "session_metrics", wherever in the data: found in the text, for the data may be large. If it
-    changes, this does; it may say so of a key of that name further inside, too, which costs a write."""
-    found = []
-    for match in _METRICS.finditer(session_data.text):
-        value, _ = _DECODER.raw_decode(session_data.text, match.end())
-        found.append(value)
-    return found
-
-
-def to_row(stored: Stored) -> Row:
-    """The row of `agno_sessions` that a record stands for. Fresh objects each time."""
-    fields, body = stored.fields, stored.body or {}
-    return {
-        "session_id": stored.ref.id,
-        **{name: fields.get(name) for name in ("session_type", "agent_id", "team_id", "workflow_id", "user_id")},
-        **{name: body.get(name, NULL).value() for name in SESSIONS.body},
-        "created_at": fields.get("created_at"),
-        "updated_at": fields.get("updated_at"),
-    }
-
-
 def run_dicts(runs: list[Stored]) -> list[Row]:
     return [(run.body or {})["run_data"].value() for run in runs]
 
 
 class Sessions:
-    def __init__(self, kernel: Kernel, histories: Histories) -> None:
+    def __init__(self, kernel: Kernel, histories: Histories, on_conflict: OnConflict = "merge") -> None:
         self.kernel = kernel
         self.histories = histories
+        self.on_conflict = on_conflict
+        #: Of this handle's saves: those that kept another writer's change ("merged"), and the changes that they wrote
+        #: over ("overwritten").
+        self.conflicts: Counter[str] = Counter()
 
     # --- Reading ----------------------------------------------------------------------------------------------------
 
@@ -192,14 +105,13 @@ class Sessions:
         """
         check_id("session_id", session_id)
         session, head = await self.histories.heads(session_id)
-        if session is None or head is None or not _readable(session, user_id):
+        if session is None or head is None or not readable(session, user_id):
             return None
         if runs_limit is not None:
             runs = await self.histories.last(session_id, head, CONTEXT_RUNS, runs_limit)
         else:
             runs = await self.histories.load(session_id, head)
-        row = {**to_row(session), "runs": run_dicts(runs)}
-        return deserialize_session(_session_type(session_type), row) if deserialize else row
+        return _answer(session, runs, session_type, deserialize)
 
     async def get_sessions(
         self,
@@ -245,7 +157,7 @@ class Sessions:
         sort = "touched_at" if sort_by == "updated_at" else sort_by if sort_by in SORTABLE else None
         if sort is None and where and isinstance(where[-1], Range):
             sort = "created_at"
-        descending = sort is not None and sort_by is not None and not _ascending(sort_order)
+        descending = sort is not None and sort_by is not None and not ascending(sort_order)
         query = Query(SESSIONS, tuple(where), "id" if sort == "session_id" else sort, descending, tuple(implied))
         offset = ((page or 1) - 1) * limit if limit is not None else 0
         total = 0
@@ -253,17 +165,12 @@ class Sessions:
             records = await self.kernel.page(query, offset=offset, limit=limit)
         else:
             records, total = await self.kernel.page_and_total(query, offset=offset, limit=limit)
-        rows = [to_row(record) for record in records]
+        runs: list[Any] = [None] * len(records)
         if include_runs:
-            histories = await self.kernel.io.gather(*(self._runs_of(record.ref.id) for record in records))
-            for row, runs in zip(rows, histories, strict=True):
-                row["runs"] = runs
-        else:
-            for row in rows:
-                row["runs"] = None
-        if not deserialize:
-            return rows, total
-        return [deserialize_session(kind, row) for row in rows]
+            runs = await self.kernel.io.gather(*(self._runs_of(record.ref.id) for record in records))
+        if deserialize:
+            return [to_session(record, kind, own) for record, own in zip(records, runs, strict=True)]
+        return [{**to_row(record), "runs": own} for record, own in zip(records, runs, strict=True)], total
 
     async def _runs_of(self, session_id: str) -> list[Row]:
         head = await self.kernel.get(history_ref(session_id))
@@ -281,7 +188,7 @@ class Sessions:
         handle has read the session before, else 2.
         """
         incoming = Incoming.of(session)
-        stored = await self._upsert(incoming, None)
+        stored = await self._save(session, incoming, None)
         if stored is None:
             return None
         return _with_runs(stored, session, deserialize)
@@ -302,7 +209,7 @@ class Sessions:
         checked = [(Incoming.of(session), session) for session in grouped]
         results: list[Session | Row] = []
         for incoming, session in checked:
-            stored = await self._upsert(incoming, (incoming.updated_at,) if preserve_updated_at else None)
+            stored = await self._save(session, incoming, (incoming.updated_at,) if preserve_updated_at else None)
             if stored is not None:
                 results.append(_with_runs(stored, session, deserialize))
         return results
@@ -311,7 +218,7 @@ class Sessions:
         """Insert a session unless there is one of this id: True if inserted, False if there was. 1 request."""
         incoming = Incoming.of(session)
         try:
-            await self._insert(incoming, None, None)
+            await insert_session(self.histories, incoming, None, None)
         except Conflict:
             return await self.kernel.transact(
                 f"insert of session {incoming.session_id!r}", lambda fresh: self._insert_unless_there(incoming)
@@ -322,45 +229,67 @@ class Sessions:
         current, head = await self.histories.heads(incoming.session_id)
         if current is not None:
             return False
-        await self._insert(incoming, None, head)
+        await insert_session(self.histories, incoming, None, head)
         return True
 
-    async def _upsert(self, incoming: Incoming, updated_at: tuple[int | None] | None) -> Stored | None:
+    async def _save(self, session: Session, incoming: Incoming, updated_at: tuple[int | None] | None) -> Stored | None:
+        """Insert or replace; the record as stored, or None if it is somebody else's."""
         ref = session_ref(incoming.session_id)
+        reading = reading_of(session)
+        believed_absent = False
 
         async def attempt(fresh: bool) -> Stored | None:
+            nonlocal believed_absent
             known = None if fresh else self.kernel.recent.get(ref)
             head: Stored | None = None
             current = known if isinstance(known, Stored) else None
-            if known is None or (current is not None and not _may_replace(current, incoming.user_id)):
+            if known is None or (current is not None and not may_replace(current, incoming.user_id)):
                 # Nothing is refused on remembered state: the owner may have changed since.
                 current, head = await self.histories.heads(incoming.session_id)
             if current is None:
-                return await self._insert(incoming, updated_at, head)
-            if not _may_replace(current, incoming.user_id):
+                # Should somebody else make the session first, this writer knew of nothing in it.
+                believed_absent = believed_absent or known is Expect.ABSENT
+                return await insert_session(self.histories, incoming, updated_at, head)
+            if not may_replace(current, incoming.user_id):
                 log.warning(
                     "session %r was not saved: it belongs to another user than %r",
                     incoming.session_id,
                     incoming.user_id,
                 )
                 return None
-            return await self._replace(incoming, updated_at, current)
+            base = reading.body if reading is not None else {} if believed_absent else None
+            return await self._replace(self._reconciled(incoming, base, reading, current), updated_at, current)
 
-        return await self.kernel.transact(f"upsert of session {incoming.session_id!r}", attempt)
-
-    async def _insert(self, incoming: Incoming, updated_at: tuple[int | None] | None, head: Stored | None) -> Stored:
-        if head is not None:
-            # The id was used before, and the removal of its runs was not finished: finish it first.
-            await self.histories.purge(incoming.session_id, head)
-        created_at = incoming.created_at or self.kernel.now()
-        fields, body = incoming.over(
-            None, created_at=created_at, updated_at=updated_at[0] if updated_at is not None else created_at
-        )
-        first = fresh_head(incoming.user_id, new_token())
-        stored, new_head = await self._commit(incoming.session_id, fields, body, Expect.ABSENT, (first, Expect.ABSENT))
-        assert new_head is not None
-        self.histories.begin(incoming.session_id, new_head)
+        stored = await self.kernel.transact(f"upsert of session {incoming.session_id!r}", attempt)
+        if stored is not None:
+            # What the object holds from now on differs from what is stored where another writer's change was kept.
+            own = {**(stored.body or {}), **incoming.body}
+            read_at = version_of(stored) if own == stored.body else reading.version if reading is not None else 0
+            note_reading(session, Reading(incoming.session_id, read_at, own))
         return stored
+
+    def _reconciled(
+        self, incoming: Incoming, base: Mapping[str, Json] | None, reading: Reading | None, current: Stored
+    ) -> Incoming:
+        """What is to be stored over `current`, which somebody else may have written since this writer read `base`."""
+        if base is None or self.on_conflict == "last_wins":
+            return incoming
+        if self.on_conflict == "raise":
+            read_at = reading.version if reading is not None else 0
+            if read_at != version_of(current):
+                raise conflict_over(current, incoming.session_id, read_at, base)
+            return incoming
+        body, lost = merged(base, incoming.body, current.body or {})
+        if lost:
+            self.conflicts["overwritten"] += len(lost)
+            log.warning(
+                "session %r: another writer's change of %s was written over by a later save",
+                incoming.session_id,
+                ", ".join(map(shown, lost)),
+            )
+        if body != incoming.body:
+            self.conflicts["merged"] += 1
+        return replace(incoming, body=body)
 
     async def _replace(self, incoming: Incoming, updated_at: tuple[int | None] | None, current: Stored) -> Stored:
         fields, body = incoming.over(
@@ -368,55 +297,11 @@ class Sessions:
             created_at=current.fields["created_at"],  # type: ignore[arg-type]
             updated_at=updated_at[0] if updated_at is not None else self.kernel.now(),
         )
-        head = await self._head_change(incoming, current)
-        stored, _ = await self._commit(incoming.session_id, fields, body, current.rev, head, current.expires_at)
+        head = await marked_head(self.kernel, current, body, incoming.user_id)
+        stored, _ = await commit_session(
+            self.kernel, incoming.session_id, fields, body, current.rev, head, current.expires_at
+        )
         return stored
-
-    async def _head_change(self, incoming: Incoming, current: Stored) -> tuple[Row, Any] | None:
-        """What a save changes of the session's history: its owner, and the mark that the metrics have to count it
-        again; None if that is as it is. 1 read, where the owner changes or the history was not read before."""
-        adopted = current.fields.get("user_id") != incoming.user_id
-        before = (current.body or {}).get("session_data", NULL)
-        if not adopted and _session_metrics(before) == _session_metrics(incoming.body["session_data"]):
-            return None
-        ref = history_ref(incoming.session_id)
-        known = None if adopted else self.kernel.recent.get(ref)
-        head = known if isinstance(known, Stored) else await self.kernel.get(ref)
-        if head is None or head.fields.get("deleting"):
-            self.kernel.recent.forget(ref)
-            raise Conflict([ref])
-        if not adopted and head.fields.get("uncounted"):
-            return None
-        return {**head.fields, **MARKED, "user_id": incoming.user_id}, head.rev
-
-    async def _commit(
-        self,
-        session_id: str,
-        fields: Mapping[str, FieldValue],
-        body: Mapping[str, Json],
-        expect: Any,
-        head: tuple[Mapping[str, FieldValue], Any] | None,
-        expires_at: int | None = None,
-    ) -> tuple[Stored, Stored | None]:
-        ref, head_at = session_ref(session_id), history_ref(session_id)
-        writes: list[Write] = [Put(ref, fields, body, expect, expires_at)]
-        if head is not None:
-            writes.append(Put(head_at, head[0], {}, head[1]))
-        try:
-            revs = await self.kernel.commit(writes)
-        except Conflict:
-            self.kernel.recent.forget(ref)
-            self.kernel.recent.forget(head_at)
-            raise
-        assert revs[0] is not None
-        stored = Stored(ref, revs[0], dict(fields), dict(body), expires_at)
-        self.kernel.recent.note(ref, stored)
-        if head is None:
-            return stored, None
-        assert revs[1] is not None
-        new_head = Stored(head_at, revs[1], dict(head[0]), {})
-        self.kernel.recent.note(head_at, new_head)
-        return stored, new_head
 
     async def rename_session(
         self,
@@ -432,22 +317,22 @@ class Sessions:
 
         async def attempt(fresh: bool) -> tuple[Stored, Stored] | None:
             current, head = await self.histories.heads(session_id)
-            if current is None or head is None or not _readable(current, user_id):
+            if current is None or head is None or not readable(current, user_id):
                 return None
-            body = dict(current.body or {})
-            data = body.get("session_data", NULL).value()
+            data = (current.body or {}).get("session_data", NULL).value()
             data = data if isinstance(data, dict) else {}
-            body["session_data"] = Json.of({**data, "session_name": session_name}, "session_data")
-            fields = derived({**current.fields, "updated_at": self.kernel.now()}, body)
-            stored, _ = await self._commit(session_id, fields, body, current.rev, None, current.expires_at)
+            named = {"session_data": Json.of({**data, "session_name": session_name}, "session_data")}
+            fields, body = changed(current, named, updated_at=self.kernel.now())
+            stored, _ = await commit_session(
+                self.kernel, session_id, fields, body, current.rev, None, current.expires_at
+            )
             return stored, head
 
         renamed = await self.kernel.transact(f"rename of session {session_id!r}", attempt)
         if renamed is None:
             return None
         stored, head = renamed
-        row = {**to_row(stored), "runs": run_dicts(await self.histories.load(session_id, head))}
-        return deserialize_session(_session_type(session_type), row) if deserialize else row
+        return _answer(stored, await self.histories.load(session_id, head), session_type, deserialize)
 
     # --- Removal and transfer ---------------------------------------------------------------------------------------
 
@@ -465,7 +350,7 @@ class Sessions:
                 return None
             if head.fields.get("deleting"):
                 return head if user_id is None or head.fields.get("user_id") == user_id else None
-            if current is not None and not _readable(current, user_id):
+            if current is not None and not readable(current, user_id):
                 return None
             fields = {**head.fields, "deleting": True}
             writes: list[Write] = [Put(head.ref, fields, {}, head.rev)]
@@ -505,36 +390,30 @@ class Sessions:
             active = Span(RUNS.name, "order", (session_id,), body=False, limit=1, where=(In("status", ACTIVE),))
             if await self.kernel.span(active) or await self.histories.in_flight(session_id, head):
                 return False
-            fields = derived({**current.fields, "user_id": new_owner}, current.body or {})
+            fields, body = changed(current, {}, user_id=new_owner)
             owner = ({**head.fields, **MARKED, "user_id": new_owner}, head.rev)
-            await self._commit(session_id, fields, current.body or {}, current.rev, owner, current.expires_at)
+            await commit_session(self.kernel, session_id, fields, body, current.rev, owner, current.expires_at)
             return True
 
         return await self.kernel.transact(f"transfer of session {session_id!r}", attempt)
 
 
 def _with_runs(stored: Stored, session: Session, deserialize: bool | None) -> Session | Row:
-    row = to_row(stored)
     if not deserialize:
         runs: list[Any] = list(session.runs or [])
-        return {**row, "runs": [run if isinstance(run, dict) else run.to_dict() for run in runs]}
-    result = deserialize_session(None, row)
+        return {**to_row(stored), "runs": [run if isinstance(run, dict) else run.to_dict() for run in runs]}
+    result = to_session(stored, None, None)
     result.runs = session.runs
     return result
 
 
-def _readable(session: Stored, user_id: str | None) -> bool:
-    """A read for a user sees that user's sessions, not the unowned ones."""
-    return user_id is None or session.fields.get("user_id") == str(user_id)
-
-
-def _may_replace(session: Stored, user_id: str | None) -> bool:
-    return session.fields.get("user_id") in (None, user_id)
+def _answer(
+    stored: Stored, runs: list[Stored], session_type: SessionType | None, deserialize: bool | None
+) -> Session | Row:
+    if deserialize:
+        return to_session(stored, _session_type(session_type), run_dicts(runs))
+    return {**to_row(stored), "runs": run_dicts(runs)}
 
 
 def _session_type(value: Any) -> SessionType | None:
     return None if value is None else SessionType(value)
-
-
-def _ascending(sort_order: Any) -> bool:
-    return bool(getattr(sort_order, "value", sort_order) == "asc")

@@ -1,0 +1,319 @@
+"""A session's record: what Agno saves of a session, in canonical form, and how it is written.
+
+Shared by the domains that change sessions. Invariants: a write is conditional on the record as it was read; it replaces
+the columns of the session's own type whole, including with None, and leaves the rest; a write that changes what the
+metrics count marks the session's history in the same commit; each write of content is a version more.
+
+An object that was read carries a `Reading` with it, also as a copy: the version that it was, and the content then.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from agno.db.base import SessionType
+from agno.db.utils import deserialize_session, owner_key
+from agno.session import AgentSession, TeamSession, WorkflowSession
+
+from agno_docstores.codec import NULL, Json
+from agno_docstores.errors import Conflict, SessionConflictError
+from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
+from agno_docstores.kernel import Kernel, new_token
+from agno_docstores.keys import check_id
+from agno_docstores.merging import Path, differences, merge, shown
+from agno_docstores.port import Expect, Expectation, FieldValue, Put, Stored, Write
+from agno_docstores.schema import SESSIONS
+
+Session = AgentSession | TeamSession | WorkflowSession
+Row = dict[str, Any]
+
+_METRICS = re.compile(r'"session_metrics":')
+_DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A session as handed in, checked and in canonical form."""
+
+    session_id: str
+    session_type: str
+    user_id: str | None
+    component: tuple[str, str | None]  # the column of the session's own component id, and the id
+    body: dict[str, Json]  # the parts that this type of session writes
+    created_at: int | None
+    updated_at: int | None
+
+    @classmethod
+    def of(cls, session: Session) -> Incoming:
+        if isinstance(session, AgentSession):
+            kind = SessionType.AGENT.value
+        elif isinstance(session, TeamSession):
+            kind = SessionType.TEAM.value
+        elif isinstance(session, WorkflowSession):
+            kind = SessionType.WORKFLOW.value
+        else:
+            raise TypeError(f"expected an AgentSession, TeamSession or WorkflowSession, not {type(session).__name__}")
+        check_id("session_id", session.session_id)
+        row = session.to_dict(include_runs=False)
+        user_id = owner_key(row.get("user_id"))
+        if user_id is not None:
+            check_id("user_id", user_id)
+        component = row.get(f"{kind}_id")
+        parts = ("session_data", f"{kind}_data", "metadata", "summary")
+        return cls(
+            session.session_id,
+            kind,
+            user_id,
+            (f"{kind}_id", component if component in (None, "") else check_id(f"{kind}_id", str(component))),
+            {name: Json.of(row.get(name), name) for name in parts},
+            row.get("created_at"),
+            row.get("updated_at"),
+        )
+
+    def over(self, stored: Stored | None, *, created_at: int, updated_at: int | None) -> tuple[Row, dict[str, Json]]:
+        """Fields and body of the record after this write."""
+        before = stored.fields if stored is not None else {}
+        fields: Row = {name: before.get(name) for name in SESSIONS.fields}
+        fields.update(
+            {
+                "session_type": before.get("session_type") or self.session_type,
+                "user_id": self.user_id,
+                self.component[0]: self.component[1],
+                "created_at": created_at,
+                "updated_at": updated_at,
+                "version": version_of(stored) + 1,
+            }
+        )
+        body = dict.fromkeys(SESSIONS.body, NULL)
+        body.update(stored.body or {} if stored is not None else {})
+        body.update(self.body)
+        return derived(fields, body), body
+
+
+def derived(fields: Row, body: Mapping[str, Json]) -> Row:
+    """The fields that are functions of the others."""
+    own = fields.get(f"{fields['session_type']}_id")
+    components = [own, fields.get("agent_id"), fields.get("team_id"), fields.get("workflow_id")]
+    name = session_name_of(body.get("session_data", NULL))
+    touched = fields.get("updated_at")
+    return {
+        **fields,
+        "component": own or None,
+        "components": tuple(dict.fromkeys(c for c in components if c)),
+        "session_name": name,
+        "touched_at": touched if touched is not None else fields.get("created_at"),
+    }
+
+
+def session_name_of(session_data: Json) -> str | None:
+    """The session's name, if its data has one that is text."""
+    if '"session_name"' not in session_data.text:
+        return None
+    data = session_data.value()
+    name = data.get("session_name") if isinstance(data, dict) else None
+    # A lone surrogate has no place in an index; the name itself keeps it.
+    return name.encode(errors="replace").decode() if isinstance(name, str) else None
+
+
+def _session_metrics(session_data: Json) -> list[Any]:
+    """What stands under "session_metrics", wherever in the data: found in the text, for the data may be large. If it
+    changes, this does; it may say so of a key of that name further inside, too, which costs a write."""
+    found = []
+    for match in _METRICS.finditer(session_data.text):
+        value, _ = _DECODER.raw_decode(session_data.text, match.end())
+        found.append(value)
+    return found
+
+
+def to_row(stored: Stored) -> Row:
+    """The row of `agno_sessions` that a record stands for. Fresh objects each time."""
+    fields, body = stored.fields, stored.body or {}
+    return {
+        "session_id": stored.ref.id,
+        **{name: fields.get(name) for name in ("session_type", "agent_id", "team_id", "workflow_id", "user_id")},
+        **{name: body.get(name, NULL).value() for name in SESSIONS.body},
+        "created_at": fields.get("created_at"),
+        "updated_at": fields.get("updated_at"),
+        "version": version_of(stored),
+    }
+
+
+def version_of(session: Stored | None) -> int:
+    """The version of a session's content: 1 when it is first saved, one more with each write; 0 where there is none."""
+    version = session.fields.get("version") if session is not None else None
+    return version if isinstance(version, int) else 0
+
+
+def changed(session: Stored, body: Mapping[str, Json], **fields: FieldValue) -> tuple[Row, dict[str, Json]]:
+    """Fields and body of a session's record after a change of some of its content."""
+    whole = {**(session.body or {}), **body}
+    return derived({**session.fields, **fields, "version": version_of(session) + 1}, whole), whole
+
+
+# --- Readings ---------------------------------------------------------------------------------------------------------
+
+_READING = "_docstore_reading"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a session object was read as. It does not change: neither does what was read then."""
+
+    session_id: str
+    version: int
+    body: Mapping[str, Json]
+
+    def __deepcopy__(self, memo: Any) -> Reading:
+        return self
+
+
+def reading_of(session: Session) -> Reading | None:
+    """How an object was read; None of one that the caller made."""
+    reading = vars(session).get(_READING)
+    return reading if isinstance(reading, Reading) and reading.session_id == session.session_id else None
+
+
+def note_reading(session: Session, reading: Reading) -> None:
+    vars(session)[_READING] = reading
+
+
+def to_session(stored: Stored, session_type: SessionType | None, runs: list[Row] | None) -> Session:
+    """The object that a record stands for, with its reading."""
+    session: Session = deserialize_session(session_type, {**to_row(stored), "runs": runs})
+    note_reading(session, Reading(stored.ref.id, version_of(stored), stored.body or {}))
+    return session
+
+
+def session_of_row(row: Row) -> Session:
+    """The object that a row stands for, without its runs."""
+    session: Session = deserialize_session(None, {**row, "runs": None})
+    return session
+
+
+# --- Conflicts --------------------------------------------------------------------------------------------------------
+
+
+def merged(
+    base: Mapping[str, Json], mine: Mapping[str, Json], theirs: Mapping[str, Json]
+) -> tuple[dict[str, Json], list[Path]]:
+    """The parts that a writer saves, with what others have changed since he read `base`; and the paths of their
+    changes that are lost, because he changed the same. Tokens of `session_metrics` are added up."""
+    body: dict[str, Json] = {}
+    lost: list[Path] = []
+    for name, part in mine.items():
+        before, now = base.get(name, NULL), theirs.get(name, NULL)
+        if now in (before, part):  # the usual case, told by the text
+            body[name] = part
+            continue
+        value, below = merge(before.value(), part.value(), now.value(), _is_amount, (name,))
+        body[name] = Json.parsed(value)
+        lost += below
+    return body, lost
+
+
+def _is_amount(path: Path) -> bool:
+    return path[:2] == ("session_data", "session_metrics")
+
+
+def conflict_over(
+    current: Stored | None, session_id: str, expected: int, base: Mapping[str, Json] | None
+) -> SessionConflictError:
+    """That a session is no longer what it was read as, and what has changed, as far as the reading tells."""
+    changed: tuple[str, ...] | None = None
+    if base is not None and current is not None:
+        before, now = ({name: part.value() for name, part in body.items()} for body in (base, current.body or {}))
+        changed = tuple(map(shown, differences(before, now)))
+    found = version_of(current) if current is not None else None
+    return SessionConflictError(session_id, expected, found, changed)
+
+
+# --- Access -----------------------------------------------------------------------------------------------------------
+
+
+def readable(session: Stored, user_id: str | None) -> bool:
+    """A read for a user sees that user's sessions, not the unowned ones."""
+    return user_id is None or session.fields.get("user_id") == str(user_id)
+
+
+def may_replace(session: Stored, user_id: str | None) -> bool:
+    return session.fields.get("user_id") in (None, user_id)
+
+
+# --- Writing ----------------------------------------------------------------------------------------------------------
+
+
+async def commit_session(
+    kernel: Kernel,
+    session_id: str,
+    fields: Mapping[str, FieldValue],
+    body: Mapping[str, Json],
+    expect: Expectation,
+    head: tuple[Mapping[str, FieldValue], Expectation] | None,
+    expires_at: int | None = None,
+) -> tuple[Stored, Stored | None]:
+    """Write a session's record, and with it its history's where `head` says what that becomes. Raises `Conflict`;
+    nothing is remembered of either then. 1 request."""
+    ref, head_at = session_ref(session_id), history_ref(session_id)
+    writes: list[Write] = [Put(ref, fields, body, expect, expires_at)]
+    if head is not None:
+        writes.append(Put(head_at, head[0], {}, head[1]))
+    try:
+        revs = await kernel.commit(writes)
+    except Conflict:
+        kernel.recent.forget(ref)
+        kernel.recent.forget(head_at)
+        raise
+    assert revs[0] is not None
+    stored = Stored(ref, revs[0], dict(fields), dict(body), expires_at)
+    kernel.recent.note(ref, stored)
+    if head is None:
+        return stored, None
+    assert revs[1] is not None
+    new_head = Stored(head_at, revs[1], dict(head[0]), {})
+    kernel.recent.note(head_at, new_head)
+    return stored, new_head
+
+
+async def insert_session(
+    histories: Histories, incoming: Incoming, updated_at: tuple[int | None] | None, head: Stored | None
+) -> Stored:
+    """Write a session that is not there, and its empty history. `updated_at`: (None: what `created_at` is). `head`:
+    what is left of a history of that id; its removal is finished first. Raises `Conflict`."""
+    kernel = histories.kernel
+    if head is not None:
+        await histories.purge(incoming.session_id, head)
+    created_at = incoming.created_at or kernel.now()
+    fields, body = incoming.over(
+        None, created_at=created_at, updated_at=updated_at[0] if updated_at is not None else created_at
+    )
+    first = fresh_head(incoming.user_id, new_token())
+    stored, new_head = await commit_session(
+        kernel, incoming.session_id, fields, body, Expect.ABSENT, (first, Expect.ABSENT)
+    )
+    assert new_head is not None
+    histories.begin(incoming.session_id, new_head)
+    return stored
+
+
+async def marked_head(
+    kernel: Kernel, current: Stored, body: Mapping[str, Json], user_id: str | None
+) -> tuple[Row, Expectation] | None:
+    """What a write of this content changes of the session's history: its owner, and the mark that the metrics have to
+    count it again; None if that is as it is. 1 read, where the owner changes or the history was not read before."""
+    adopted = current.fields.get("user_id") != user_id
+    before = (current.body or {}).get("session_data", NULL)
+    if not adopted and _session_metrics(before) == _session_metrics(body.get("session_data", NULL)):
+        return None
+    ref = history_ref(current.ref.id)
+    known = None if adopted else kernel.recent.get(ref)
+    head = known if isinstance(known, Stored) else await kernel.get(ref)
+    if head is None or head.fields.get("deleting"):
+        kernel.recent.forget(ref)
+        raise Conflict([ref])
+    if not adopted and head.fields.get("uncounted"):
+        return None
+    return {**head.fields, **MARKED, "user_id": user_id}, head.rev
