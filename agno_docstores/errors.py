@@ -2,7 +2,7 @@
 
 Every error is a `DocstoreError`; each carries what it speaks of as attributes. No message holds a credential or a
 stored value. Errors that a caller of plain Python would expect (`ValueError` for a bad id, `TypeError` for a value that
-JSON cannot hold) are those as well.
+JSON cannot hold) are those as well. `status_code` is what AgentOS answers over HTTP.
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Any
 class DocstoreError(Exception):
     """Base class of every error raised by a document store of this package."""
 
+    status_code = 500
+
 
 class InvalidIdError(DocstoreError, ValueError):
     """An id is not a non-empty `str` (or holds a lone surrogate, which no store can keep). Nothing was sent."""
+
+    status_code = 422
 
     def __init__(self, name: str, value: object, why: str = "must be a non-empty str") -> None:
         self.name = name
@@ -27,6 +31,8 @@ class InvalidIdError(DocstoreError, ValueError):
 class UnserializableValueError(DocstoreError, TypeError):
     """A value that JSON cannot hold, named by its path. Nothing was written."""
 
+    status_code = 422
+
     def __init__(self, path: str, value: object) -> None:
         self.path = path
         self.type_name = type(value).__name__
@@ -35,6 +41,8 @@ class UnserializableValueError(DocstoreError, TypeError):
 
 class OwnershipError(DocstoreError, PermissionError):
     """The record belongs to another user. Nothing was written, and nothing of the record is disclosed."""
+
+    status_code = 403
 
     def __init__(self, kind: str, id: str, user_id: str | None) -> None:
         self.kind = kind
@@ -46,6 +54,8 @@ class OwnershipError(DocstoreError, PermissionError):
 class SessionNotFoundError(DocstoreError, LookupError):
     """A run was written to a session that does not exist (any more). Save the session first."""
 
+    status_code = 404
+
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         super().__init__(f"session {session_id!r} does not exist; save the session before its runs")
@@ -53,6 +63,8 @@ class SessionNotFoundError(DocstoreError, LookupError):
 
 class ContentionError(DocstoreError):
     """Other writers kept winning: the write was tried `attempts` times and is not stored. Safe to try again."""
+
+    status_code = 409
 
     def __init__(self, what: str, attempts: int) -> None:
         self.what = what
@@ -67,6 +79,8 @@ class SessionConflictError(DocstoreError):
     session is gone; `changed`: the paths of what changed meanwhile ("session_data.session_state.cart"), None if what
     was read is not known any more.
     """
+
+    status_code = 409
 
     def __init__(self, session_id: str, expected: int, found: int | None, changed: tuple[str, ...] | None) -> None:
         self.session_id = session_id
@@ -85,6 +99,8 @@ class StateConditionError(DocstoreError):
     refused. `found`: the session's data as they are.
     """
 
+    status_code = 409
+
     def __init__(self, session_id: str, unmet: Mapping[str, tuple[Any, Any]], found: Mapping[str, Any]) -> None:
         self.session_id = session_id
         self.unmet = dict(unmet)
@@ -95,6 +111,8 @@ class StateConditionError(DocstoreError):
 
 class PayloadTooLargeError(DocstoreError, ValueError):
     """A record larger than the store takes. Nothing was written. Sizes are bytes, as encoded for the store."""
+
+    status_code = 413
 
     def __init__(self, kind: str, id: str, size: int, limit: int) -> None:
         self.kind = kind
@@ -143,6 +161,8 @@ class StoreUnavailableError(StoreError):
     again within the same call is worth the time (a server that could not be found has been waited for already).
     """
 
+    status_code = 503
+
     def __init__(
         self, operation: str, address: str, reason: str, *, maybe_applied: bool = False, retryable: bool = True
     ) -> None:
@@ -172,6 +192,7 @@ if TYPE_CHECKING:
         Agno recognises what must be unique and is not by SQLAlchemy's class, so it is one of those as well.
         """
 
+        status_code = 409
         kind: str
         id: str
 
@@ -186,6 +207,8 @@ else:
         from sqlalchemy.exc import IntegrityError
 
         class DuplicateError(DocstoreError, IntegrityError):
+            status_code = 409
+
             def __init__(self, kind: str, id: str) -> None:
                 self.kind = kind
                 self.id = id

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from decimal import Decimal
+from typing import Any
 
 from agno_docstores.errors import InvalidIdError
 
@@ -57,6 +58,14 @@ def fit(text: str, limit: int) -> str:
     if len(raw) <= limit:
         return text
     return raw[: limit - 34].decode(errors="ignore") + "~" + digest(text) + "~"
+
+
+def rank(value: Scalar) -> tuple[int, Any]:
+    """What a value sorts by, exactly, where a key's text would abridge it: null first, then numbers (booleans among
+    them), then text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return 0, 0
+    return (2, value) if isinstance(value, str) else (1, value)
 
 
 def _component(value: Scalar) -> str:

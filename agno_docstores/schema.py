@@ -280,6 +280,7 @@ LEARNINGS = Kind(
         Index("team_touched", ("team_id",), "touched_at", spread=True),
         Index("type_touched", ("learning_type",), "touched_at", spread=True),
         Index("all_touched", (), "touched_at"),
+        Index("owner_type_touched", ("owner", "learning_type"), "touched_at", optional=True),
     ),
     volatile=frozenset({"updated_at", "touched_at"}),
 )

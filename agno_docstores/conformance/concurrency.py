@@ -10,8 +10,14 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from agno.db.utils import is_unique_violation
+
+from agno_docstores.conformance.evals import eval_of
+from agno_docstores.conformance.knowledge import content_of
+from agno_docstores.conformance.memories import memory_of
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.traces import at, span, trace
 
 WRITERS = 50
 
@@ -135,3 +141,112 @@ async def test_sessions_do_not_disturb_each_other(db: Any) -> None:
     assert [error for error in await at_once(db, calls) if error is not None] == []
     for number in range(10):
         assert set(await run_ids(db, f"s{number}")) == {f"r{number}-{n}" for n in range(5)}
+
+
+# --- Memories, knowledge contents, eval runs --------------------------------------------------------------------------
+
+
+async def test_writers_of_one_memory_are_all_told_the_truth(db: Any, another: Callable[[], Any]) -> None:
+    handles = [db.raw, another().raw]
+    await db.upsert_user_memory(memory_of(user_id="u", memory="before"))
+    before = await db.get_user_memory("m1")
+    contents = {f"text {n}": [f"topic {n}"] for n in range(10)}
+    calls: list[Any] = [
+        (handles[n % 2].upsert_user_memory, (memory_of(user_id=("u", None)[n % 2], memory=text, topics=topics),), {})
+        for n, (text, topics) in enumerate(contents.items())
+    ]
+    results = await at_once(db, calls)
+    assert [(result.memory, result.topics, result.user_id) for result in results] == [
+        (text, topics, "u") for text, topics in contents.items()
+    ]
+    found = await db.get_user_memory("m1")
+    assert found.topics == contents[found.memory], "the content of one writer, whole"
+    assert (found.user_id, found.created_at) == ("u", before.created_at)
+    assert [memory.memory_id for memory in await db.get_user_memories()] == ["m1"]
+
+
+async def test_writers_of_many_memories_lose_none(db: Any, another: Callable[[], Any]) -> None:
+    handles = [db.raw, another().raw]
+    calls: list[Any] = [
+        (handles[n % 2].upsert_user_memory, (memory_of(f"m{n:02}", user_id=f"u{n % 3}"),), {}) for n in range(16)
+    ]
+    both = [memory_of("both", user_id="u0"), *(memory_of(f"bulk{n}", user_id="u1") for n in range(4))]
+    calls += [(handle.upsert_memories, (both,), {}) for handle in handles]
+    results = await at_once(db, calls)
+    assert [result for result in results if isinstance(result, Exception)] == []
+    assert [len(result) for result in results[16:]] == [5, 5]
+    expected = {f"m{n:02}" for n in range(16)} | {"both"} | {f"bulk{n}" for n in range(4)}
+    memories = await db.get_user_memories()
+    assert len(memories) == len(expected) and {memory.memory_id for memory in memories} == expected
+    stats, users = await db.get_user_memory_stats()
+    assert ({row["user_id"]: row["total_memories"] for row in stats}, users) == ({"u0": 7, "u1": 9, "u2": 5}, 3)
+
+
+async def test_an_eval_run_is_created_once_and_its_owner_and_name_both_set(db: Any, another: Callable[[], Any]) -> None:
+    handles = [db.raw, another().raw]
+    calls: list[Any] = [(handles[n % 2].create_eval_run, (eval_of(name=f"n{n}"),), {}) for n in range(8)]
+    results = await at_once(db, calls)
+    created = [result for result in results if not isinstance(result, Exception)]
+    assert len(created) == 1 and all(is_unique_violation(r) for r in results if isinstance(r, Exception))
+    assert (await db.get_eval_run("e1")).name == created[0].name
+    calls = [(handles[n % 2].update_eval_run_user_id, ("e1", "u"), {}) for n in range(5)]
+    calls += [(handles[n % 2].rename_eval_run, ("e1", "renamed"), {}) for n in range(5)]
+    results = await at_once(db, calls)
+    assert [result for result in results if isinstance(result, Exception)] == []
+    row = await db.get_eval_run("e1", deserialize=False, user_id="u")
+    assert (row["name"], row["user_id"], row["eval_data"]) == ("renamed", "u", {"score": 1})
+
+
+async def test_writers_of_different_columns_of_one_content_lose_none(db: Any, another: Callable[[], Any]) -> None:
+    handles = [db.raw, another().raw]
+    await db.upsert_knowledge_content(content_of(user_id="u"))
+    columns: dict[str, Any] = {
+        "status": "done",
+        "size": 5,
+        "type": "pdf",
+        "external_id": "x",
+        "status_message": "m",
+        "access_count": 1,
+    }
+    calls: list[Any] = [
+        (handles[n % 2].upsert_knowledge_content, (content_of("c1", **{name: value}),), {})
+        for n, (name, value) in enumerate(columns.items())
+    ]
+    assert [result for result in await at_once(db, calls) if isinstance(result, Exception)] == []
+    assert await db.get_knowledge_content("c1", user_id="u") == content_of(user_id="u", **columns)
+
+
+async def test_exports_of_one_trace_at_once_lose_nothing(db: Any, another: Callable[[], Any]) -> None:
+    handles = [db.raw, another().raw]
+    calls: list[Any] = []
+    for n in range(16):
+        ids = {"user_id": f"u{n}"} if n % 2 else {"session_id": f"s{n}"}
+        calls.append((handles[n % 2].upsert_trace, (trace("t1", start=n, end=40 - n, **ids),), {}))
+        # Each span is sent twice, and every batch has one that all have.
+        spans = [span(f"s{n // 2}-{k}", "t1", k, status_code="ERROR" if k == 1 else "OK") for k in range(3)]
+        calls.append((handles[n % 2].create_spans, ([*spans, span("shared", "t1")],), {}))
+    assert [result for result in await at_once(db, calls) if result is not None] == []
+    for handle in (db, another()):
+        found = await handle.get_trace("t1")
+        assert (found.start_time, found.end_time, found.duration_ms) == (at(0), at(40), 40_000)
+        assert found.user_id in {f"u{n}" for n in range(1, 16, 2)}
+        assert found.session_id in {f"s{n}" for n in range(0, 16, 2)}
+        assert (found.total_spans, found.error_count) == (25, 8)
+        stored = {one.span_id for one in await handle.get_spans("t1")}
+        assert stored == {"shared", *(f"s{n}-{k}" for n in range(8) for k in range(3))}
+    first = await db.get_trace("t1")
+    await db.upsert_trace(trace("t1", user_id="late", session_id="late"))
+    last = await db.get_trace("t1")
+    assert (last.user_id, last.session_id, last.total_spans) == (first.user_id, first.session_id, 25)
+    assert (await db.get_traces(user_id=first.user_id))[1] == 1
+
+
+async def test_a_span_that_two_traces_claim_at_once_is_in_one(db: Any, another: Callable[[], Any]) -> None:
+    handles = [db.raw, another().raw]
+    for trace_id in ("t0", "t1"):
+        await db.upsert_trace(trace(trace_id))
+    calls: list[Any] = [(handles[n % 2].create_spans, ([span("s1", f"t{n % 2}")],), {}) for n in range(8)]
+    await at_once(db, calls)
+    home = (await db.get_span("s1")).trace_id
+    totals = {one.trace_id: one.total_spans for one in (await db.get_traces())[0]}
+    assert totals == {"t0": 0, "t1": 0, home: 1}

@@ -20,7 +20,7 @@ def at(ago: int, second: int = 3600) -> int:
     return int(datetime.combine(day(ago), datetime.min.time(), UTC).timestamp()) + second
 
 
-def used(**tokens: int) -> dict[str, Any]:
+def used(**tokens: Any) -> dict[str, Any]:
     return {"session_metrics": tokens}
 
 

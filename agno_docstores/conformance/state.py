@@ -185,13 +185,14 @@ async def test_an_update_of_state_leaves_the_rest_of_the_session(db: Any) -> Non
 async def test_every_write_of_a_session_is_a_version(db: Any) -> None:
     await db.upsert_session(agent_session(user_id="u"))
     seen = [(await db.get_session("s1", deserialize=False))["version"]]
-    for write in (
+    writes: list[Callable[[], Any]] = [
         lambda: db.upsert_session(agent_session(user_id="u", metadata={"m": 1})),
         lambda: db.rename_session("s1", None, "name"),
         lambda: db.update_session_data("s1", {"a": 1}),
         lambda: db.reassign_session_owner("s1", previous_user_id="u", user_id="v"),
         lambda: db.update_session("s1", lambda session: None),
-    ):
+    ]
+    for write in writes:
         await write()
         seen.append((await db.get_session("s1", deserialize=False))["version"])
     assert seen == [1, 2, 3, 4, 5, 6]

@@ -7,7 +7,6 @@ tie are in the listing's natural order, then by id.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from enum import Enum
@@ -16,7 +15,7 @@ from typing import Any
 from agno.db.utils import validate_pagination
 
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.keys import Scalar, check_id
+from agno_docstores.keys import Scalar, check_id, rank
 from agno_docstores.port import Condition, Eq, Fields, FieldValue, Stored
 
 
@@ -106,7 +105,7 @@ async def _sorted(kernel: Kernel, query: Query, natural: str) -> list[Stored]:
     # An index entry may lack what changes often.
     if column != "id" and not needs_body and any(column not in record.fields for record in found):
         found = await _whole(kernel, query, found)
-    return sorted(found, key=lambda record: _rank(_column(record, column)), reverse=query.descending)
+    return sorted(found, key=lambda record: rank(_column(record, column)), reverse=query.descending)
 
 
 async def _whole(kernel: Kernel, query: Query, found: Sequence[Stored]) -> list[Stored]:
@@ -127,9 +126,3 @@ def _column(record: Stored, name: str) -> Scalar:
     value = None if part is None else part.value()
     # JSON of any other shape sorts as the text that it is.
     return value if part is None or value is None or isinstance(value, str | int | float) else part.text
-
-
-def _rank(value: Scalar) -> tuple[int, Any]:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return 0, 0
-    return (2, value) if isinstance(value, str) else (1, value)

@@ -97,8 +97,8 @@ class Metrics:
     async def calculate_metrics(self) -> list[Row] | None:
         """Count what changed since the last time, in whichever process that was.
 
-        Returns the rows that changed and those of today; None if there is none. A session that cannot be counted (its
-        stored data are not what Agno stores) is reported in the log, and stays as it was counted before.
+        Returns the rows that changed and those of today, by day; None if there is none. A session that cannot be
+        counted (its stored data are not what Agno stores) is reported in the log, and stays as it was counted before.
         Requests: 2 (5 on DynamoDB) where nothing changed; some 6 for each session that did, and 3 for each of its rows.
         Raises on a failed read or write; what was counted stays counted, and the next call goes on.
         """
@@ -113,7 +113,8 @@ class Metrics:
                 rows[row.ref] = row
         for row in [row for row in rows.values() if row.fields["open"] and str(row.fields["date"]) < today(now)]:
             rows[row.ref] = await close_row(self.kernel, row, now)
-        return [_to_row(row, row.fields["user_id"]) for row in rows.values()] or None
+        in_order = sorted(rows.values(), key=lambda row: (str(row.fields["date"]), str(row.fields["user_id"])))
+        return [_to_row(row, row.fields["user_id"]) for row in in_order] or None
 
     async def _count(self, session_ids: list[str], now: int) -> list[Stored]:
         """Count sessions; the rows that changed."""

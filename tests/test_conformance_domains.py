@@ -1,0 +1,1 @@
+from agno_docstores.conformance.domains import *  # noqa: F403

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.evals import *  # noqa: F403

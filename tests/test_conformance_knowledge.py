@@ -1,0 +1,1 @@
+from agno_docstores.conformance.knowledge import *  # noqa: F403

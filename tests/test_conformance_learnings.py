@@ -1,0 +1,1 @@
+from agno_docstores.conformance.learnings import *  # noqa: F403

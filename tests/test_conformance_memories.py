@@ -1,0 +1,1 @@
+from agno_docstores.conformance.memories import *  # noqa: F403
