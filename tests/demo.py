@@ -18,6 +18,7 @@ from typing import Any
 from agno.agent import Agent
 from agno.db.base import AsyncBaseDb
 
+from agno_docstores import SessionConflictError, StateConditionError
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.scripted import ScriptedModel
 from tests.meters import Proxy
@@ -76,6 +77,29 @@ async def converse(db: Any, questions: tuple[str, ...], proxy: Proxy) -> dict[st
     return {"prompt": prompt, **cost}
 
 
+async def state_and_conflicts(db: Any) -> list[list[str]]:
+    """What was done to the session's state, and what came of it."""
+    shown = []
+    data = await db.update_session_data("demo", increment={"session_state.hives": 2}, user_id="ada")
+    shown.append(["count two hives", f"hives = {data['session_state']['hives']}"])
+    try:
+        await db.update_session_data("demo", set={"session_state.hives": 9}, when={"session_state.hives": 3})
+    except StateConditionError as error:
+        shown.append(["set them to 9 if there are 3", f"refused: {error.unmet}"])
+    first, second = await db.get_session("demo"), await db.get_session("demo")
+    first.session_data["session_state"]["honey"] = "lavender"
+    second.session_data["session_state"]["season"] = "spring"
+    await db.upsert_session(first)
+    await db.upsert_session(second)
+    state = (await db.get_session_data("demo"))["session_state"]
+    shown.append(["two turns save what each has changed", json.dumps(state, sort_keys=True)])
+    try:
+        await db.save_session(second)
+    except SessionConflictError as error:
+        shown.append(["save what the second has read, if nobody wrote since", f"refused: changed {error.changed}"])
+    return shown
+
+
 async def child(store: str, mode: str, address: str, part: str) -> dict[str, Any]:
     """One process of the demonstration."""
     host, _, port = address.rpartition("://")[2].partition(":")
@@ -90,6 +114,7 @@ async def child(store: str, mode: str, address: str, part: str) -> dict[str, Any
         result["name"] = renamed.session_data["session_name"]
         result["runs"] = len(session.runs)
         result["history"] = [[run.input.input_content, run.content] for run in session.runs]
+        result["shown"] = await state_and_conflicts(db)
     await close(raw)
     proxy.close()
     return result
@@ -170,6 +195,7 @@ def main() -> int:
         table.add_column(column, justify="left" if column in {"store", "mode"} else "right")
     expected = list(FIRST_PROCESS + SECOND_PROCESS)
     histories: dict[tuple[str, str], Any] = {}
+    shown: dict[tuple[str, str], Any] = {}
     healthy = True
     running = servers()
     try:
@@ -179,6 +205,7 @@ def main() -> int:
         for store, address in addresses.items():
             for mode, result in results[store].items():
                 histories[store, mode] = result["history"]
+                shown[store, mode] = result["shown"]
                 good = result["prompt"] == expected and result["name"] == "Bees" and result["runs"] == len(expected)
                 healthy = healthy and good
                 table.add_row(
@@ -194,14 +221,18 @@ def main() -> int:
         for server in running.values():
             server.stop()
     console.print(table)
-    same = len({json.dumps(history) for history in histories.values()}) == 1
+    same = all(len({json.dumps(answer) for answer in answers.values()}) == 1 for answers in (histories, shown))
     if healthy and same:
         console.print("[green]Every store gave the same history.[/]")
         for asked, answered in next(iter(histories.values())):
             console.print(f"  {asked}  ->  {answered}")
+        states = Table("done", "came of it", title="State and conflicts, the same in every store")
+        for done, outcome in next(iter(shown.values())):
+            states.add_row(done, outcome)
+        console.print(states)
         return 0
     console.print("[red]The stores differ.[/]")
-    console.print(histories)
+    console.print(histories, shown)
     return 1
 
 

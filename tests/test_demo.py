@@ -18,6 +18,14 @@ def test_the_demonstration_succeeds_and_shows_what_it_promises() -> None:
         assert f"As stored in {title}" in done.stdout
     assert done.stdout.count("all of it") == 6
     assert "Every store gave the same history." in done.stdout
+    for outcome in (
+        "hives = 2",
+        "refused: {'session_state.hives': (3, 2)}",
+        '"honey": "lavender"',
+        '"season": "spring"',
+    ):
+        assert outcome in done.stdout
+    assert "refused: changed ('session_data.session_state.honey',)" in done.stdout
 
 
 def test_it_fails_where_a_store_loses_history(
@@ -33,7 +41,15 @@ def test_it_fails_where_a_store_loses_history(
     def forgetful(store: str, mode: str, address: str, part: str) -> dict[str, Any]:
         asked = list(demo.FIRST_PROCESS + demo.SECOND_PROCESS)
         lost = asked[1:] if (store, mode) == ("dynamo", "async") else asked
-        return {"prompt": lost, "name": "Bees", "runs": len(lost), "requests": 1, "bytes": 1, "history": lost}
+        return {
+            "prompt": lost,
+            "name": "Bees",
+            "runs": len(lost),
+            "requests": 1,
+            "bytes": 1,
+            "history": lost,
+            "shown": [],
+        }
 
     monkeypatch.setattr(demo, "servers", lambda: {name: Nowhere() for name in demo.TITLES})
     monkeypatch.setattr(demo, "run_child", forgetful)
