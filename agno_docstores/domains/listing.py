@@ -78,8 +78,6 @@ async def page_of(kernel: Kernel, query: Query, natural: str, limit: int | None,
     headers of all that match, or the whole records where headers do not have the column.
     """
     offset, end = stretch(limit, page)
-    if limit == 0:
-        return []
     if kernel.plan(query).ordered:
         return await kernel.page(query, offset=offset, limit=limit)
     return await _whole(kernel, query, (await _sorted(kernel, query, natural))[offset:end])
@@ -91,8 +89,7 @@ async def page_and_total(
     """The same, and the number of all that match."""
     offset, end = stretch(limit, page)
     if kernel.plan(query).ordered:
-        records, total = await kernel.page_and_total(query, offset=offset, limit=1 if limit == 0 else limit)
-        return records if limit != 0 else [], total
+        return await kernel.page_and_total(query, offset=offset, limit=limit)
     found = await _sorted(kernel, query, natural)
     return await _whole(kernel, query, found[offset:end]), len(found)
 

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.traces import *  # noqa: F403
