@@ -144,6 +144,15 @@ class CorruptRecordError(DocstoreError):
         super().__init__(f"{kind} {id!r} cannot be decoded: {why}")
 
 
+class SnapshotError(DocstoreError, ValueError):
+    """What was to be loaded into a memory store is no snapshot of one, or a snapshot may not be saved where another
+    store has saved its own. Nothing was loaded, or written. `where`: the file, or the hook that gave it."""
+
+    def __init__(self, where: str, why: str) -> None:
+        self.where = where
+        super().__init__(f"{where} {why}")
+
+
 class StoreError(DocstoreError):
     """The store refused an operation for a reason that trying again does not change."""
 

@@ -116,6 +116,9 @@ class Recent:
     def forget(self, ref: Ref) -> None:
         self._entries.pop((ref.kind, ref.id), None)
 
+    def clear(self) -> None:
+        self._entries.clear()
+
 
 class Kernel:
     def __init__(self, driver: Driver, *, provision: bool = True, table_options: str = "") -> None:
@@ -164,17 +167,16 @@ class Kernel:
         Cost where an index gives the order: the entries up to the page's end, headers only, and the page's bodies.
         Where none does: the headers of all that match. With a `test`: the bodies of all up to the page's end.
         """
+        if limit == 0:  # no store reads a page of nothing
+            return []
         plan = self.plan(query)
         end = None if limit is None else offset + limit
         if query.test is not None:
             return (await self._tested(query, plan, end))[offset:end]
         exact = plan.ordered and (end is None or all(type(c) in self.driver.pushes for c in plan.residual))
-        if exact and offset == 0:
+        if exact and offset == 0 and len(plan.spans) == 1:
             return await self._collect(query, plan, end, body=body)
-        headers = await self._collect(query, plan, end if plan.ordered else None, body=False)
-        if not plan.ordered:
-            headers = self._sorted(query, headers)
-        headers = headers[offset:end]
+        headers = (await self._in_order(query, plan, end))[offset:end]
         return await self._with_bodies(query, headers) if body else headers
 
     async def page_and_total(
@@ -182,6 +184,9 @@ class Kernel:
     ) -> tuple[list[Stored], int]:
         """A page, and the number of all records that match. The count is the store's own where an index covers the
         conditions; else all headers (with a `test`: all bodies) are read once for both."""
+        if limit == 0:
+            _, total = await self.page_and_total(query, limit=1, body=False)
+            return [], total
         end = None if limit is None else offset + limit
         plan = self.plan(query)
         if query.test is not None:
@@ -199,17 +204,48 @@ class Kernel:
                 headers = [header for header in headers if self._alive(header) is not None]
                 return (await self._with_bodies(query, headers) if body else headers), total
         if plan.ordered and not plan.residual:
-            counts = await self.io.gather(*(self._reading(partial(self.driver.count, span), 0) for span in plan.spans))
-            total = sum(counts)
+            total = await self._counted(plan)
             return (await self.page(query, offset=offset, limit=limit, body=body) if total > offset else []), total
-        headers = self._sorted(query, await self._collect(query, plan, None, body=False))
+        headers = await self._in_order(query, plan, None)
         page = headers[offset:end]
         return (await self._with_bodies(query, page) if body else page), len(headers)
+
+    async def count(self, query: Query) -> int:
+        """The number of records that match: the store's own count where an index covers the conditions, else that of
+        the headers read."""
+        plan = self.plan(query)
+        if plan.residual or query.test is not None:
+            return len(await self.page(query, body=False))
+        return await self._counted(plan)
+
+    async def stretch(self, query: Query, cursor: Any, limit: int, *, body: bool = True) -> tuple[list[Stored], Any]:
+        """The next `limit` matching records of a listing that an index gives in order, and where to go on: a cursor for
+        the next call (the first gets None), None when there is no more.
+
+        Records are found by their place, not by their number: what is added or removed between two stretches neither
+        repeats nor skips another. Each costs its own records, and those passed over that only some conditions hold for.
+        Raises `ValueError` where no index gives the order.
+        """
+        plan = self.plan(query)
+        if not plan.ordered or len(plan.spans) != 1:
+            raise ValueError(f"no index gives {query.kind.name} in the order of {query.sort!r} under these conditions")
+        found: list[Stored] = []
+        while True:
+            asked = replace(plan.spans[0], after=cursor, limit=limit - len(found), body=body)
+            page = await self._reading(partial(self.driver.scan, asked), Page([]))
+            found += [r for r in page.records if self._alive(r) is not None and query.matches(r)]
+            cursor = page.cursor
+            if cursor is None or len(found) >= limit:
+                return found, cursor
+
+    async def _counted(self, plan: Plan) -> int:
+        counts = await self.io.gather(*(self._reading(partial(self.driver.count, span), 0) for span in plan.spans))
+        return sum(counts)
 
     async def _tested(self, query: Query, plan: Plan, need: int | None) -> list[Stored]:
         """The first records that also pass the query's test, read whole a stretch at a time."""
         if not plan.ordered or len(plan.spans) > 1:
-            headers = self._sorted(query, await self._collect(query, plan, None, body=False))
+            headers = await self._in_order(query, plan, None)
             found: list[Stored] = []
             for start in range(0, len(headers), TEST_PAGE):
                 found += await self._with_bodies(query, headers[start : start + TEST_PAGE])
@@ -224,15 +260,13 @@ class Kernel:
 
     async def totals(self, kind: Kind, parents: Sequence[str], sums: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Of each parent, the number of its children and the sums of int fields of theirs. 1 request where the store
-        adds up, else the headers of all of them."""
+        adds up, else all of them are read: an index by the parent may tell too little of a child."""
         nothing: dict[str, tuple[int, ...]] | None = {}
         found = await self._reading(lambda: self.driver.totals(kind, parents, sums), nothing)
         if found is not None:
             return found
         index = next(index for index in kind.indexes if index.eq == (kind.parent,))
-        children = await self.io.gather(
-            *(self.span(Span(kind.name, index.name, (parent,), body=False)) for parent in parents)
-        )
+        children = await self.io.gather(*(self.span(Span(kind.name, index.name, (parent,))) for parent in parents))
 
         def total(records: list[Stored], name: str) -> int:
             values = [record.fields.get(name) for record in records]
@@ -282,6 +316,16 @@ class Kernel:
             for eq in product(*(equal[name][1] for name in index.eq))
         )
         return Plan(spans, residual, ordered=query.sort in (None, index.sort))
+
+    async def _in_order(self, query: Query, plan: Plan, need: int | None) -> list[Stored]:
+        """The headers of the first `need` records in the query's order; all of them where no index gives it."""
+        if plan.ordered:
+            return await self._collect(query, plan, need, body=False)
+        headers = await self._collect(query, plan, None, body=False)
+        if query.sort not in (None, "id") and any(query.sort not in header.fields for header in headers):
+            # An index entry may lack what changes often.
+            headers = await self._with_bodies(query, headers)
+        return self._sorted(query, headers)
 
     async def _collect(self, query: Query, plan: Plan, need: int | None, *, body: bool) -> list[Stored]:
         """The first `need` records of a plan; those of several spans in the query's order."""
@@ -336,9 +380,9 @@ class Kernel:
             return records
         sort = query.sort
 
-        def key(record: Stored) -> str:
+        def key(record: Stored) -> tuple[Any, str]:
             value = record.fields.get(sort)
-            return keys.encode((value if not isinstance(value, tuple) else None, record.ref.id))
+            return keys.rank(None if isinstance(value, tuple) else value), record.ref.id
 
         return sorted(records, key=key, reverse=query.descending)
 
@@ -437,6 +481,14 @@ class Kernel:
         kinds = list(kinds)
         await self._retried(lambda: self.driver.ensure(kinds))
         self._ensured |= {self.driver.tables[kind.name] for kind in kinds}
+
+    async def drop(self) -> None:
+        """Remove all storage of this driver, and what is remembered of it. The next write provisions anew."""
+        try:
+            await self._retried(self.driver.drop)
+        finally:
+            self._ensured.clear()
+            self.recent.clear()
 
     async def close(self) -> None:
         await self.driver.close()

@@ -3,22 +3,28 @@
 `MemoryStore` holds the data, so that several handles can share it. What it can be told to simulate: commits of one
 document only (`atomic=False`, as on a MongoDB standalone), indexes that lag behind (`lag_indexes()`), a limit on record
 size. Requests are counted by the gateway, as for every store.
+
+Data survive a restart where the store is given hooks (`persistence.py`): what they load it begins with, and after every
+write it saves the whole, before the write is acknowledged. A write that could not be saved is taken back and raises.
 """
 
 from __future__ import annotations
 
+import secrets
 import threading
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Unpack
 
 from agno_docstores import keys
 from agno_docstores.codec import Json, pack
-from agno_docstores.errors import Conflict, PayloadTooLargeError, UnsupportedTopologyError
+from agno_docstores.errors import Conflict, PayloadTooLargeError, StoreError, UnsupportedTopologyError
 from agno_docstores.facade import AsyncDocstore, Docstore, StoreOptions, StorePlugin
 from agno_docstores.io import AsyncIo, Io, SyncIo
+from agno_docstores.persistence import Hooks, Persistence, Records, Snapshot, restored, snapshot_of
 from agno_docstores.port import (
     EVERYTHING,
     Condition,
@@ -45,19 +51,50 @@ from agno_docstores.port import (
     added,
 )
 
-Records = dict[str, dict[str, Stored]]  # by kind name and table, then by id
-
 
 @dataclass
 class MemoryStore:
-    """The data behind one or more handles. `item_limit`: bytes of one record, None for no limit."""
+    """The data behind one or more handles. `item_limit`: bytes of one record, None for no limit. `persistence`: where
+    the data come from and go to; what it loads is loaded now. `name` tells this store from others, also after a
+    restart."""
 
     atomic: bool = True
     item_limit: int | None = None
     records: Records = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    persistence: Persistence | None = None
+    name: str = field(default_factory=lambda: secrets.token_hex(10))
+    saves: int = 0
     _lagging: Records | None = None
+
+    def __post_init__(self) -> None:
+        found = self.persistence.load() if self.persistence is not None else None
+        if found is not None:
+            self.name, self.saves, self.tables, self.records = restored(found)
+
+    @contextmanager
+    def writing(self, operation: str) -> Iterator[None]:
+        """A change of the data, alone; saved at the end, and taken back if it, or its saving, fails."""
+        with self.lock:
+            if self.persistence is None:
+                yield
+                return
+            before, tables = {space: dict(records) for space, records in self.records.items()}, set(self.tables)
+            try:
+                yield
+                if self.records != before or self.tables != tables:
+                    self._save(self.persistence, operation)
+            except BaseException:
+                self.records, self.tables = before, tables
+                raise
+
+    def _save(self, persistence: Persistence, operation: str) -> None:
+        try:
+            persistence.save(snapshot_of(self.name, self.saves + 1, self.tables, self.records))
+        except Exception as error:
+            raise StoreError(operation, "memory", f"not stored, because it could not be saved: {error}") from error
+        self.saves += 1
 
     def lag_indexes(self) -> None:
         """From now on, index reads that are not declared strong see the store as it is at this moment."""
@@ -95,7 +132,11 @@ class MemoryDriver(Driver):
         pass
 
     async def ensure(self, kinds: Sequence[Kind]) -> None:
-        self.data.tables |= {self.tables[kind.name] for kind in kinds}
+        with self.data.writing("ensure"):
+            self.data.tables |= {self.tables[kind.name] for kind in kinds}
+
+    async def drop(self) -> None:
+        await self.io(self._drop, op="drop")
 
     async def exists(self, table: str) -> bool:
         return table in self.data.tables
@@ -160,7 +201,7 @@ class MemoryDriver(Driver):
             raise UnsupportedTopologyError(f"{len(documents)} documents in one commit")
         for write in writes:
             self._check_size(write)
-        with self.data.lock:
+        with self.data.writing("commit"):
             failed = [write.ref for write in writes if not self._expected(write)]
             if failed:
                 raise Conflict(failed)
@@ -168,7 +209,7 @@ class MemoryDriver(Driver):
 
     def _write_many(self, writes: Sequence[Write], token: str) -> list[Failed]:
         failed = []
-        with self.data.lock:
+        with self.data.writing("write_many"):
             for write in writes:
                 try:
                     self._check_size(write)
@@ -178,6 +219,12 @@ class MemoryDriver(Driver):
                 except (PayloadTooLargeError, Conflict) as error:
                     failed.append(Failed(write, error))
         return failed
+
+    def _drop(self) -> None:
+        with self.data.writing("drop"):
+            self.data.tables -= set(self.tables.values())
+            for kind in self.kinds:
+                self.data.records.pop(self._space(kind), None)
 
     def _check_size(self, write: Write) -> None:
         if self.data.item_limit is not None and isinstance(write, Put):
@@ -232,7 +279,7 @@ class MemoryDriver(Driver):
     def _add(
         self, ref: Ref, deltas: Mapping[str, int], guard: Sequence[Condition], token: str, also: Fields
     ) -> Stored | None:
-        with self.data.lock:
+        with self.data.writing("add"):
             space = self.data.records.get(self._space(ref.kind), {})
             current = space.get(ref.id)
             if current is None or not all(condition.holds(current.fields) for condition in guard):
@@ -293,14 +340,46 @@ def _int(value: FieldValue) -> int:
     return value if isinstance(value, int) else 0
 
 
-class MemoryDocstore(Docstore):
-    """Everything in this process's memory: for tests, and as the reference of the other stores."""
+def _store(
+    store: MemoryStore | None,
+    load: Callable[[], Snapshot | None] | None,
+    save: Callable[[Snapshot], None] | None,
+    persist: Persistence | None,
+) -> MemoryStore:
+    """The store that a docstore's arguments mean."""
+    given = [name for name, value in (("store", store), ("persist", persist), ("load/save", load or save)) if value]
+    if len(given) > 1:
+        raise ValueError(f"give one of {', '.join(given)}")
+    if store is not None:
+        return store
+    if load is not None or save is not None:
+        persist = Hooks(load, save)
+    return MemoryStore(persistence=persist)
 
-    def __init__(self, *, store: MemoryStore | None = None, **options: Unpack[StoreOptions]) -> None:
-        self.store = store or MemoryStore()
+
+class MemoryDocstore(Docstore):
+    """Everything in this process's memory: for development and tests, and as the reference of the other stores."""
+
+    def __init__(
+        self,
+        *,
+        store: MemoryStore | None = None,
+        load: Callable[[], Snapshot | None] | None = None,
+        save: Callable[[Snapshot], None] | None = None,
+        persist: Persistence | None = None,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        """`store`: the data, to be shared by several handles. Or hooks, by which new data survive a restart:
+        `load()` gives a snapshot (a dict that JSON can hold) or None, and is called here; `save(snapshot)` is called
+        after every write with all there is, in the writer's thread, before the write is acknowledged; what it raises
+        becomes a `StoreError`, and the write is taken back. `persist`: an object with both, such as `JsonFile(path)`.
+
+        Each write costs time in proportion to all data: some 20 ms for each megabyte with a `JsonFile`.
+        """
+        self.store = _store(store, load, save, persist)
         super().__init__(
             lambda kinds, tables: MemoryDriver(SyncIo(), kinds, tables, self.store),
-            identity=("memory", str(options.get("id") or id(self.store))),
+            identity=("memory", str(options.get("id") or self.store.name)),
             **options,
         )
 
@@ -308,11 +387,21 @@ class MemoryDocstore(Docstore):
 class AsyncMemoryDocstore(AsyncDocstore):
     """`MemoryDocstore` for async agents."""
 
-    def __init__(self, *, store: MemoryStore | None = None, **options: Unpack[StoreOptions]) -> None:
-        self.store = store or MemoryStore()
+    def __init__(
+        self,
+        *,
+        store: MemoryStore | None = None,
+        load: Callable[[], Snapshot | None] | None = None,
+        save: Callable[[Snapshot], None] | None = None,
+        persist: Persistence | None = None,
+        **options: Unpack[StoreOptions],
+    ) -> None:
+        """As `MemoryDocstore`. The hooks are plain functions here, too (a coroutine function is a `TypeError`), and the
+        event loop waits for them: a store for development."""
+        self.store = _store(store, load, save, persist)
         super().__init__(
             lambda kinds, tables: MemoryDriver(AsyncIo(), kinds, tables, self.store),
-            identity=("memory", str(options.get("id") or id(self.store))),
+            identity=("memory", str(options.get("id") or self.store.name)),
             **options,
         )
 

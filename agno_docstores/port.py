@@ -346,6 +346,12 @@ class Driver(ABC):
         """Whether the physical table or collection exists."""
 
     @abstractmethod
+    async def drop(self) -> None:
+        """Remove every record of this driver's tables, expired and undecodable ones among them, and the tables
+        themselves, but nothing of another origin. Idempotent; what is not there is no error. `ensure` makes them anew.
+        Raises `ProvisioningError` for a table that is none of ours. What is written meanwhile may go or stay."""
+
+    @abstractmethod
     async def get(self, ref: Ref) -> Stored | None:
         """Linearizable read of one record with its body. None is the store's own answer, never a failed read."""
 

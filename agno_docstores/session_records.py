@@ -25,7 +25,7 @@ from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, s
 from agno_docstores.kernel import Kernel, new_token
 from agno_docstores.keys import check_id
 from agno_docstores.merging import Path, differences, merge, shown
-from agno_docstores.port import Expect, Expectation, FieldValue, Put, Stored, Write
+from agno_docstores.port import Delete, Expect, Expectation, FieldValue, Put, Stored, Write
 from agno_docstores.schema import SESSIONS
 
 Session = AgentSession | TeamSession | WorkflowSession
@@ -297,6 +297,39 @@ async def insert_session(
     assert new_head is not None
     histories.begin(incoming.session_id, new_head)
     return stored
+
+
+async def remove_session(histories: Histories, session_id: str, user_id: str | None) -> bool:
+    """Delete a session with its runs, if it is `user_id`'s or no user is named; whether there was such.
+
+    The first commit takes the session away and marks its history as deleting, under the owner's check; then runs and
+    history go. Whoever repeats it goes on. The history stays marked as uncounted meanwhile, so that an interrupted
+    deletion is found through that index. 2 requests, and those of `Histories.purge`.
+    """
+    kernel = histories.kernel
+
+    async def attempt(fresh: bool) -> Stored | None:
+        current, head = await histories.heads(session_id)
+        if head is None:
+            return None
+        if head.fields.get("deleting"):
+            return head if user_id is None or head.fields.get("user_id") == user_id else None
+        if current is not None and not readable(current, user_id):
+            return None
+        fields = {**head.fields, **MARKED, "deleting": True}
+        writes: list[Write] = [Put(head.ref, fields, {}, head.rev)]
+        if current is not None:
+            writes.insert(0, Delete(current.ref, current.rev))
+        revs = await kernel.commit(writes)
+        assert revs[-1] is not None
+        histories.forget(session_id)
+        return Stored(head.ref, revs[-1], fields, {})
+
+    marked = await kernel.transact(f"deletion of session {session_id!r}", attempt)
+    if marked is None:
+        return False
+    await histories.purge(session_id, marked)
+    return True
 
 
 async def marked_head(

@@ -158,12 +158,12 @@ class Tally:
         expires_at = self.stored.expires_at if self.stored is not None else None
         return Put(tally_ref(session_id), fields, body, expect, expires_at)
 
-    def difference(self, bucket: Bucket) -> Figures:
-        """What the pending change adds to a row."""
+    def difference(self, bucket: Bucket, *, counted: bool) -> Figures:
+        """What the pending change adds to a row; `counted`: in which the session is counted as the tally says."""
         figures = Figures()
         if self.pending is not None and self.pending.bucket == bucket:
             figures.add(self.pending.figures, 1)
-        if self.counted is not None and self.counted.bucket == bucket:
+        if counted and self.counted is not None and self.counted.bucket == bucket:
             figures.add(self.counted.figures, -1)
         return figures
 
@@ -210,7 +210,10 @@ async def apply(kernel: Kernel, bucket: Bucket, session_ids: Sequence[str], now:
             tally = tallies[id]
             if tally.token is None or bucket not in tally.buckets or kept.get(id) == tally.token:
                 continue
-            figures.add(tally.difference(bucket), 1)
+            # A row that went with its owner counts nothing: there is nothing to take the session out of.
+            figures.add(tally.difference(bucket, counted=row is not None), 1)
+            if row is None and not figures:
+                continue
             kept[id] = tally.token
             changed = True
         return await _write_row(kernel, bucket, row, figures, kept, now) if changed else row

@@ -728,6 +728,23 @@ async def test_ensure_is_idempotent_and_keeps_what_is_there(driver: Driver) -> N
     assert not await driver.exists("agno_of_nothing")
 
 
+async def test_dropping_removes_every_record_and_can_be_repeated(driver: Driver) -> None:
+    await ready(driver)
+    await store(driver, session("s"), history("s"), run("r", "s", 0), trace("t"), span("x", "t"))
+    expired = replace(session("old"), expires_at=1)
+    await driver.commit([expired, history("alone")], "t2") if driver.atomic else await store(driver, expired)
+    await driver.drop()
+    for table in set(driver.tables.values()):
+        assert not await driver.exists(table)
+    await driver.drop()
+    await driver.ensure(list(KINDS.values()))
+    for kind in KINDS:
+        assert await scanned(driver, Span(kind, EVERYTHING)) == []
+    assert await driver.get(Ref("runs", "r")) is None
+    await store(driver, run("r", "s", 0), session("s"))
+    assert ids(await scanned(driver, Span("runs", "order", ("s",)))) == ["r"]
+
+
 async def test_reading_storage_that_is_not_there_creates_nothing(driver: Driver) -> None:
     await driver.open()
     with contextlib.suppress(StorageMissingError):

@@ -22,21 +22,18 @@ from agno_docstores.errors import Conflict
 from agno_docstores.history import MARKED, Histories, history_ref, session_ref
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
-from agno_docstores.merging import shown
+from agno_docstores.merging import Path, shown
 from agno_docstores.port import (
     Condition,
     Contains,
-    Delete,
     Eq,
     Expect,
     Has,
     In,
     NotIn,
-    Put,
     Range,
     Span,
     Stored,
-    Write,
 )
 from agno_docstores.schema import RUNS, SESSIONS
 from agno_docstores.session_records import (
@@ -54,6 +51,7 @@ from agno_docstores.session_records import (
     note_reading,
     readable,
     reading_of,
+    remove_session,
     to_row,
     to_session,
     version_of,
@@ -167,16 +165,21 @@ class Sessions:
             records, total = await self.kernel.page_and_total(query, offset=offset, limit=limit)
         runs: list[Any] = [None] * len(records)
         if include_runs:
-            runs = await self.kernel.io.gather(*(self._runs_of(record.ref.id) for record in records))
+            runs = await self._runs_of([record.ref.id for record in records])
         if deserialize:
             return [to_session(record, kind, own) for record, own in zip(records, runs, strict=True)]
         return [{**to_row(record), "runs": own} for record, own in zip(records, runs, strict=True)], total
 
-    async def _runs_of(self, session_id: str) -> list[Row]:
-        head = await self.kernel.get(history_ref(session_id))
-        if head is None or head.fields.get("deleting"):
-            return []
-        return run_dicts(await self.histories.load(session_id, head))
+    async def _runs_of(self, session_ids: list[str]) -> list[list[Row]]:
+        """The runs of each. 1 request for all, and those of the histories that are not known or have changed."""
+        heads = await self.kernel.get_many([history_ref(session_id) for session_id in session_ids])
+
+        async def load(head: Stored | None) -> list[Row]:
+            if head is None or head.fields.get("deleting"):
+                return []
+            return run_dicts(await self.histories.load(head.ref.id, head))
+
+        return await self.kernel.io.gather(*map(load, heads))
 
     # --- Writing ----------------------------------------------------------------------------------------------------
 
@@ -258,7 +261,10 @@ class Sessions:
                 )
                 return None
             base = reading.body if reading is not None else {} if believed_absent else None
-            return await self._replace(self._reconciled(incoming, base, reading, current), updated_at, current)
+            reconciled, lost = self._reconciled(incoming, base, reading, current)
+            replaced = await self._replace(reconciled, updated_at, current)
+            self._tell(incoming, reconciled, lost)
+            return replaced
 
         stored = await self.kernel.transact(f"upsert of session {incoming.session_id!r}", attempt)
         if stored is not None:
@@ -270,16 +276,23 @@ class Sessions:
 
     def _reconciled(
         self, incoming: Incoming, base: Mapping[str, Json] | None, reading: Reading | None, current: Stored
-    ) -> Incoming:
-        """What is to be stored over `current`, which somebody else may have written since this writer read `base`."""
+    ) -> tuple[Incoming, list[Path]]:
+        """What is to be stored over `current`, which somebody else may have written since this writer read `base`; and
+        the paths of what is lost of that."""
         if base is None or self.on_conflict == "last_wins":
-            return incoming
+            return incoming, []
         if self.on_conflict == "raise":
             read_at = reading.version if reading is not None else 0
             if read_at != version_of(current):
                 raise conflict_over(current, incoming.session_id, read_at, base)
-            return incoming
+            return incoming, []
         body, lost = merged(base, incoming.body, current.body or {})
+        return replace(incoming, body=body), lost
+
+    def _tell(self, incoming: Incoming, stored: Incoming, lost: list[Path]) -> None:
+        """Count, and log, what a save that succeeded has kept and lost of others' changes."""
+        if stored.body != incoming.body:
+            self.conflicts["merged"] += 1
         if lost:
             self.conflicts["overwritten"] += len(lost)
             log.warning(
@@ -287,9 +300,6 @@ class Sessions:
                 incoming.session_id,
                 ", ".join(map(shown, lost)),
             )
-        if body != incoming.body:
-            self.conflicts["merged"] += 1
-        return replace(incoming, body=body)
 
     async def _replace(self, incoming: Incoming, updated_at: tuple[int | None] | None, current: Stored) -> Stored:
         fields, body = incoming.over(
@@ -343,29 +353,7 @@ class Sessions:
         same call, or the next session of that id, goes on with it. Bodies are not read.
         """
         check_id("session_id", session_id)
-
-        async def attempt(fresh: bool) -> Stored | None:
-            current, head = await self.histories.heads(session_id)
-            if head is None:
-                return None
-            if head.fields.get("deleting"):
-                return head if user_id is None or head.fields.get("user_id") == user_id else None
-            if current is not None and not readable(current, user_id):
-                return None
-            fields = {**head.fields, "deleting": True}
-            writes: list[Write] = [Put(head.ref, fields, {}, head.rev)]
-            if current is not None:
-                writes.insert(0, Delete(current.ref, current.rev))
-            revs = await self.kernel.commit(writes)
-            assert revs[-1] is not None
-            self.histories.forget(session_id)
-            return Stored(head.ref, revs[-1], fields, {})
-
-        marked = await self.kernel.transact(f"deletion of session {session_id!r}", attempt)
-        if marked is None:
-            return False
-        await self.histories.purge(session_id, marked)
-        return True
+        return await remove_session(self.histories, session_id, user_id)
 
     async def delete_sessions(self, session_ids: list[str], user_id: str | None = None) -> None:
         """`delete_session` for several; sessions of somebody else, and their runs, stay. Repeating it goes on."""

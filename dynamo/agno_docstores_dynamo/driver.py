@@ -229,6 +229,26 @@ class DynamoDriver(Driver):
     async def exists(self, table: str) -> bool:
         return is_table_name(table) and await self._describe(table) is not None
 
+    async def drop(self) -> None:
+        """Delete the tables and wait until they are gone (at most 120 s each). Control-plane requests: 3 or more for
+        each. A table of another shape is left alone; of one of our shape, everything in it goes."""
+        for table in dict.fromkeys(self.tables.values()):
+            for _ in range(int(READY_SECONDS / POLL)):
+                there = await self._describe(table)
+                if there is None:
+                    break
+                if there["TableStatus"] != "DELETING":
+                    reason = mismatch(there)
+                    if reason is not None:
+                        raise ProvisioningError(table, self._command, f"{reason}, so it is not deleted")
+                    # In use: being created or changed just now. Missing: somebody was faster.
+                    with suppress(InUseError, StorageMissingError):
+                        await self._call("delete_table", TableName=table)
+                        continue
+                await self.io.sleep(POLL)
+            else:
+                raise ProvisioningError(table, self._command, f"is not gone after {READY_SECONDS} s")
+
     async def _describe(self, table: str) -> dict[str, Any] | None:
         try:
             return (await self._call("describe_table", TableName=table))["Table"]  # type: ignore[no-any-return]

@@ -140,6 +140,17 @@ class MongoDriver(Driver):
         only = {} if connection.mock else {"filter": {"name": {"$eq": table}}}
         return table in await self.io(connection.database.list_collection_names, op="list_collection_names", **only)
 
+    async def drop(self) -> None:
+        """2 requests for each collection. One that holds documents of another origin stays, with them and its indexes;
+        the server looks through it for such."""
+        for collection in dict.fromkeys(shape.collection for shape in self.layout.shapes.values()):
+            ours = [shape.present for shape in self.layout.sharing(collection)]
+            found = self._collection(collection)
+            if await self.io(found.find_one, {"$nor": ours}, {"_id": 1}, op="find_one") is None:
+                await self.io(found.drop, op="drop")
+            else:
+                await self.io(found.delete_many, {"$or": ours}, op="delete_many")
+
     # --- Reads ------------------------------------------------------------------------------------------------------
 
     async def get(self, ref: Ref) -> Stored | None:
