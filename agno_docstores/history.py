@@ -18,8 +18,8 @@ that id.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,7 @@ GRACE = 600  # seconds after which a revision that never appeared is given up; c
 TOMBSTONE_LIFE = 7 * 86_400  # seconds that a deleted run is remembered for other processes' caches
 #: In a history, that something has changed that the metrics count.
 MARKED: Mapping[str, FieldValue] = {"uncounted": True}
+MOST_RUNS = 100  # asked for at a time where a walk may end early
 CACHE_LIFE = 86_400  # seconds after which a cached history that was not looked at is dropped; far below the above
 
 
@@ -92,14 +93,38 @@ def _position(run: Stored) -> tuple[int, int, str]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What a handle's cache of histories has done since the handle was made.
+
+    A history that is to be read is found as it is now ("hits": no run is read), found with a gap ("updates": only the
+    runs that changed are), or not found ("misses": all that are asked for are read). Sizes are characters of the runs'
+    JSON text, which are bytes but for letters beyond ASCII.
+    """
+
+    hits: int
+    updates: int
+    misses: int
+    evictions: int  # histories that made room for others
+    bytes_saved: int  # of runs that were answered without being read
+    entries: int  # histories that are held now
+    bytes_held: int  # now
+    limit: int  # `cache_bytes`: what `bytes_held` does not exceed; 0: nothing is kept
+
+
 class Histories:
-    """The histories of one docstore. `cache_bytes` bounds the text of the runs that are kept."""
+    """The histories of one docstore. `cache_bytes` bounds the text of the runs that are kept; 0: none are.
+
+    The cache is never believed without a look at the history's record, which every read makes anyway: so what other
+    processes write is seen at once.
+    """
 
     def __init__(self, kernel: Kernel, *, cache_bytes: int = 64_000_000, cache_sessions: int = 256) -> None:
         self.kernel = kernel
         self._cache_bytes = cache_bytes
         self._cache_sessions = cache_sessions
         self._cache: OrderedDict[str, CachedHistory] = OrderedDict()
+        self._events: Counter[str] = Counter()
 
     # --- Reading ----------------------------------------------------------------------------------------------------
 
@@ -115,31 +140,96 @@ class Histories:
     async def load(self, session_id: str, head: Stored) -> list[Stored]:
         """All runs in order, `head` having been read before. 0 requests if the cache is current, else those of the
         runs that changed; without a cache, all of them."""
+        history, read = await self._current(session_id, head)
+        self._events["saved"] += history.size - sum(_size(run) for run in read if run.ref.id in history.runs)
+        return history.ordered()
+
+    async def _current(self, session_id: str, head: Stored) -> tuple[CachedHistory, list[Stored]]:
+        """The history up to `head`, and the runs that had to be read for it."""
         known = self._known(session_id, head)
-        if known is None:
-            runs = await self.kernel.span(Span(RUNS.name, "order", (session_id,)))
-            known = self._merged(_nothing_of(head), runs, head)
+        read: list[Stored] = []
+        if known is None and _int(head, "revision") == 0:
+            known = _nothing_of(head)  # no run was ever written
+        elif known is None:
+            self._events["misses"] += 1
+            read = await self.kernel.span(Span(RUNS.name, "order", (session_id,)))
+            known = self._merged(_nothing_of(head), read, head)
         elif known.believed < _int(head, "revision"):
-            known = await self._caught_up(session_id, known, head)
+            self._events["updates"] += 1
+            read = await self.kernel.span(Span(RUNS.name, "changes", (session_id,), low=known.believed + 1))
+            known = self._merged(known, read, head)
+        else:
+            self._events["hits"] += 1
         self._remember(session_id, replace(known, checked_at=self.kernel.now()))
-        return known.ordered()
+        return known, read
 
     async def last(self, session_id: str, head: Stored, where: tuple[Condition, ...], limit: int) -> list[Stored]:
         """The last `limit` runs that satisfy the conditions, oldest first. From the cache if there is one; else a scan
         from the end that reads little more than those."""
-        if limit <= 0:
-            return []
-        conditions = (*where, Eq("incarnation", head.fields["incarnation"]))  # type: ignore[arg-type]
-        if self._known(session_id, head) is not None:
-            runs = await self.load(session_id, head)
-            return [run for run in runs if all(c.holds(run.fields) for c in conditions)][-limit:]
-        span = Span(RUNS.name, "order", (session_id,), descending=True, limit=limit, where=conditions)
-        runs = [run for run in await self.kernel.span(span) if live(run)]
-        return sorted(runs, key=_position)
+        found: list[Stored] = []
 
-    async def _caught_up(self, session_id: str, known: CachedHistory, head: Stored) -> CachedHistory:
-        changed = await self.kernel.span(Span(RUNS.name, "changes", (session_id,), low=known.believed + 1))
-        return self._merged(known, changed, head)
+        def take(run: Stored) -> bool:
+            found.append(run)
+            return len(found) >= limit
+
+        if limit > 0:
+            await self.walk(session_id, head, where, take, page=limit)
+        return sorted(found, key=_position)
+
+    async def walk(
+        self,
+        session_id: str,
+        head: Stored,
+        where: tuple[Condition, ...],
+        take: Callable[[Stored], bool],
+        *,
+        page: int,
+        from_end: bool = True,
+        few: bool = False,
+    ) -> bool:
+        """Hand the runs that satisfy the conditions to `take`, the newest first (or the oldest), until it says that it
+        has enough; whether it did.
+
+        0 or 1 requests if this handle has the history; else one for each page, the first of `page` runs and each twice
+        as long as that before. `few` runs may satisfy the conditions: where the store cannot filter, the headers of all
+        are read first, and then the bodies of those.
+        """
+        conditions = (*where, Eq("incarnation", head.fields["incarnation"]))  # type: ignore[arg-type]
+
+        def enough(runs: Iterable[Stored | None]) -> bool:
+            return any(
+                run is not None and live(run) and all(c.holds(run.fields) for c in conditions) and take(run)
+                for run in runs
+            )
+
+        if self._known(session_id, head) is not None:
+            history, read = await self._current(session_id, head)
+            new, known = {run.ref.id for run in read}, history.ordered()
+            return enough(self._saving(reversed(known) if from_end else known, new))
+        self._events["misses"] += 1
+        span = Span(RUNS.name, "order", (session_id,), descending=from_end, where=conditions)
+        if few and not all(type(condition) in self.kernel.driver.pushes for condition in conditions):
+            headers = await self.kernel.span(replace(span, body=False))
+            for start, end in _pages(len(headers), page):
+                if enough(await self.kernel.get_many([header.ref for header in headers[start:end]])):
+                    return True
+            return False
+        while True:
+            runs = await self.kernel.span(replace(span, limit=page))
+            if enough(runs):
+                return True
+            edge = _int(runs[-1], "run_index") if runs else 0  # unique in a session
+            if len(runs) < page or (from_end and edge == 0):
+                return False
+            span = replace(span, high=edge - 1) if from_end else replace(span, low=edge + 1)
+            page = min(2 * page, MOST_RUNS)
+
+    def _saving(self, runs: Iterable[Stored], read: Collection[str]) -> Iterator[Stored]:
+        """These runs, each counted as saved when it is looked at, unless it was read just now."""
+        for run in runs:
+            if run.ref.id not in read:
+                self._events["saved"] += _size(run)
+            yield run
 
     def _known(self, session_id: str, head: Stored) -> CachedHistory | None:
         known = self._cache.get(session_id)
@@ -175,6 +265,10 @@ class Histories:
         return revision
 
     def _remember(self, session_id: str, history: CachedHistory) -> None:
+        if self._cache_bytes <= 0 or history.size > self._cache_bytes:
+            # Kept, it would drive out all others, and then itself.
+            self._events["evictions"] += self._cache.pop(session_id, None) is not None
+            return
         self._cache[session_id] = history
         self._cache.move_to_end(session_id)
         total = sum(entry.size for entry in list(self._cache.values()))
@@ -184,6 +278,18 @@ class Histories:
             except KeyError:  # another thread emptied it meanwhile
                 break
             total -= dropped.size
+            self._events["evictions"] += 1
+
+    def stats(self) -> CacheStats:
+        held = list(self._cache.values())
+        counted = {name: self._events[name] for name in ("hits", "updates", "misses", "evictions")}
+        size = sum(history.size for history in held)
+        limit = max(self._cache_bytes, 0)
+        return CacheStats(**counted, bytes_saved=self._events["saved"], entries=len(held), bytes_held=size, limit=limit)
+
+    def clear(self) -> None:
+        """Forget all histories; what was counted stays."""
+        self._cache.clear()
 
     def forget(self, session_id: str) -> None:
         self._cache.pop(session_id, None)
@@ -370,6 +476,20 @@ class Histories:
         span = Span(RUNS.name, "changes", (session_id,), low=revision + 1)
         return await self._seen(span, replace(_nothing_of(head), believed=revision), head)
 
+    async def written_after(self, session_id: str, head: Stored, revision: int) -> tuple[list[Stored], int]:
+        """The runs there are that were written after a revision, in order; and the revision up to which none of them
+        can be missing. 0 or 1 requests: from the cache where this handle has the history, else those runs alone."""
+        if revision == 0 or self._known(session_id, head) is not None:
+            history, read = await self._current(session_id, head)
+            later = [run for run in history.ordered() if _int(run, "revision") > revision]
+            return list(self._saving(later, {run.ref.id for run in read})), history.believed
+        if revision == _int(head, "revision"):
+            return [], revision
+        since = replace(_nothing_of(head), believed=revision)
+        runs = await self.kernel.span(Span(RUNS.name, "changes", (session_id,), low=revision + 1))
+        own = self._merged(since, runs, head)
+        return own.ordered(), own.believed
+
     async def _seen(self, span: Span, known: CachedHistory, head: Stored) -> tuple[list[Stored], bool]:
         runs = [run for run in await self.kernel.span(span) if run.fields.get("incarnation") == known.incarnation]
         return runs, self._believed(known, runs, head) >= _int(head, "revision")
@@ -399,6 +519,14 @@ def fresh_head(user_id: str | None, incarnation: str) -> dict[str, FieldValue]:
 
 def _nothing_of(head: Stored) -> CachedHistory:
     return CachedHistory(str(head.fields["incarnation"]), 0, {}, 0, 0)
+
+
+def _pages(count: int, first: int) -> Iterator[tuple[int, int]]:
+    """Start and end of stretches that double in length."""
+    start, length = 0, first
+    while start < count:
+        yield start, start + length
+        start, length = start + length, min(2 * length, MOST_RUNS)
 
 
 def _owned_or_free(record: Stored, user_id: str | None) -> bool:

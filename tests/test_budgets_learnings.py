@@ -88,7 +88,7 @@ async def test_a_users_learnings_cost_the_same_however_many_others_have(open_met
         "other type": 3,
         "newest": 2,
         "page": 3,
-        "typed page": 2,
+        "typed page": 3,
         "page with shared": 6,
         "search": 2,
         "stats": 1,
