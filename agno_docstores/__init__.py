@@ -14,6 +14,7 @@ from agno_docstores.errors import (
     ProvisioningError,
     SessionConflictError,
     SessionNotFoundError,
+    SnapshotError,
     StateConditionError,
     StoreError,
     StoreUnavailableError,
@@ -21,6 +22,8 @@ from agno_docstores.errors import (
     UnsupportedTopologyError,
 )
 from agno_docstores.memory import AsyncMemoryDocstore, MemoryDocstore, MemoryStore
+from agno_docstores.persistence import JsonFile
+from agno_docstores.summaries import SummaryPolicy, summary_hook
 
 __version__ = "0.1.0"
 
@@ -30,6 +33,7 @@ __all__ = [
     "CorruptRecordError",
     "DocstoreError",
     "InvalidIdError",
+    "JsonFile",
     "MemoryDocstore",
     "MemoryStore",
     "OwnershipError",
@@ -37,9 +41,12 @@ __all__ = [
     "ProvisioningError",
     "SessionConflictError",
     "SessionNotFoundError",
+    "SnapshotError",
     "StateConditionError",
     "StoreError",
     "StoreUnavailableError",
+    "SummaryPolicy",
     "UnserializableValueError",
     "UnsupportedTopologyError",
+    "summary_hook",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import shlex
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, cast, get_args
@@ -19,14 +19,17 @@ from agno.db.base import AsyncBaseDb, BaseDb
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
+from agno_docstores.domains.management import Management, Reader
 from agno_docstores.domains.memories import Memories
+from agno_docstores.domains.messages import Messages
 from agno_docstores.domains.metrics import Metrics
 from agno_docstores.domains.runs import Runs
 from agno_docstores.domains.sessions import OnConflict, Sessions
 from agno_docstores.domains.state import State
+from agno_docstores.domains.summaries import Summaries
 from agno_docstores.domains.traces import Traces
 from agno_docstores.domains.versions import Versions
-from agno_docstores.history import Histories
+from agno_docstores.history import CacheStats, Histories
 from agno_docstores.io import Io, run
 from agno_docstores.kernel import Kernel
 from agno_docstores.port import Driver, Kind
@@ -80,7 +83,8 @@ class StoreOptions(TypedDict, total=False):
 
     `id`: identity of the store for AgentOS; by default derived from where the data lies, so that it survives a restart.
     `provision`: create missing tables and indexes at the first write (True), or raise `ProvisioningError` (False).
-    `cache_bytes`: upper bound for the text of the runs that a handle keeps to save reading them again; 0 for none.
+    `cache_bytes`: upper bound for the text of the runs that a handle keeps to save reading them again; 0 for none. What
+    it saves is in `cache_stats`. A read looks at the store first, so that what other processes write is seen at once.
     `on_conflict`: what `upsert_session` does where another writer saved the session since this object was read: put
     both together ("merge"), raise `SessionConflictError` ("raise"), or write over it ("last_wins").
     The rest are names of tables (collections), as `BaseDb` has them; `session_collection` and the like are accepted
@@ -171,6 +175,78 @@ def awaiting(
     return call
 
 
+def paging(
+    method: Callable[Concatenate[Domain, P], Reader[R]],
+) -> Callable[Concatenate[Docstore, P], Iterator[list[R]]]:
+    """A sync method that walks through the pages that a domain reads. Arguments are checked when it is called."""
+    domain = method.__qualname__.split(".")[0]
+
+    @functools.wraps(method)
+    def call(self: Docstore, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[list[R]]:
+        return _pages(method(self._engine.domains[domain], *args, **kwargs))
+
+    return call
+
+
+def apaging(
+    method: Callable[Concatenate[Domain, P], Reader[R]],
+) -> Callable[Concatenate[AsyncDocstore, P], AsyncIterator[list[R]]]:
+    """The same as an async iterator."""
+    domain = method.__qualname__.split(".")[0]
+
+    @functools.wraps(method)
+    def call(self: AsyncDocstore, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[list[R]]:
+        return _apages(method(self._engine.domains[domain], *args, **kwargs))
+
+    return call
+
+
+def iterating(method: Callable[Concatenate[Domain, P], Reader[R]]) -> Callable[Concatenate[Docstore, P], Iterator[R]]:
+    """`paging`, with the items one by one."""
+    pages = paging(method)
+
+    @functools.wraps(method)
+    def call(self: Docstore, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        found = pages(self, *args, **kwargs)
+        return (item for page in found for item in page)
+
+    return call
+
+
+def aiterating(
+    method: Callable[Concatenate[Domain, P], Reader[R]],
+) -> Callable[Concatenate[AsyncDocstore, P], AsyncIterator[R]]:
+    """The same as an async iterator."""
+    pages = apaging(method)
+
+    @functools.wraps(method)
+    def call(self: AsyncDocstore, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[R]:
+        found = pages(self, *args, **kwargs)
+        return (item async for page in found for item in page)
+
+    return call
+
+
+def _pages(read: Reader[R]) -> Iterator[list[R]]:
+    cursor: Any = None
+    while True:
+        page, cursor = run(read(cursor))
+        if page:
+            yield page
+        if cursor is None:
+            return
+
+
+async def _apages(read: Reader[R]) -> AsyncIterator[list[R]]:
+    cursor: Any = None
+    while True:
+        page, cursor = await read(cursor)
+        if page:
+            yield page
+        if cursor is None:
+            return
+
+
 class Engine:
     """What the two facades share: driver, kernel, domains, table names, identity."""
 
@@ -186,10 +262,13 @@ class Engine:
         self.driver = driver
         self.naming = naming
         self.kernel = Kernel(driver, provision=provision, table_options=table_options)
-        histories = Histories(self.kernel, cache_bytes=cache_bytes)
+        self.histories = histories = Histories(self.kernel, cache_bytes=cache_bytes)
         self.domains: dict[str, Any] = {
             "Sessions": Sessions(self.kernel, histories, on_conflict),
             "State": State(self.kernel, histories),
+            "Summaries": Summaries(self.kernel, histories),
+            "Messages": Messages(self.kernel, histories),
+            "Management": Management(self.kernel, histories),
             "Runs": Runs(self.kernel, histories),
             "Versions": Versions(self.kernel),
             "Memories": Memories(self.kernel),
@@ -210,6 +289,26 @@ class Engine:
     async def _create_all_tables(self) -> None:
         """Create all storage now and wait until it is ready. Idempotent; AgentOS calls it at startup."""
         await self.kernel.provision_all(KINDS.values())
+
+    def clear_cache(self) -> None:
+        self.histories.clear()
+        self.kernel.recent.clear()
+
+    async def drop(self, confirm: str, id: str) -> None:
+        """Delete everything that this store holds: its own tables (collections), under the names that this object has.
+
+        `confirm`: the store's `id`, so that nobody drops another store than he means; else `ValueError`, and nothing is
+        done. Idempotent. This object can be used on: the next write creates the storage anew; open other handles anew.
+        MongoDB and Firestore: documents of another origin stay, and their collection with them. DynamoDB: the tables
+        are deleted, whatever else is in them, and waited for; a table that has not our keys and indexes is left alone
+        (`ProvisioningError`). Nobody should write meanwhile: what is written then may go or stay.
+        """
+        if not isinstance(confirm, str) or confirm != id:
+            raise ValueError(f"to drop this store, pass its id: confirm={id!r}; got {confirm!r}")
+        try:
+            await self.kernel.drop()
+        finally:
+            self.histories.clear()
 
     async def close(self) -> None:
         """Close the clients that this object created; a client that was handed in stays open."""
@@ -315,6 +414,15 @@ class Docstore(BaseDb):
         wrote over because both had changed the same key ("overwritten"; each is logged)."""
         return {"merged": 0, "overwritten": 0, **self._engine.domains["Sessions"].conflicts}
 
+    @property
+    def cache_stats(self) -> CacheStats:
+        """What this handle's cache of histories holds and has saved so far. `cache_bytes` bounds or ends it."""
+        return self._engine.histories.stats()
+
+    def clear_cache(self) -> None:
+        """Forget what this handle remembers of sessions and runs. It is never needed for correctness."""
+        self._engine.clear_cache()
+
     def to_dict(self) -> Row:
         """Id, table names and where the data lies: what `from_dict` needs. No credentials."""
         return {**super().to_dict(), **self._settings}
@@ -330,6 +438,11 @@ class Docstore(BaseDb):
     table_exists = blocking(Engine.table_exists)
     _create_all_tables = blocking(Engine._create_all_tables)
     close = blocking(Engine.close)
+
+    def drop(self, confirm: str) -> None:
+        run(self._engine.drop(confirm, self.id))
+
+    drop.__doc__ = Engine.drop.__doc__
 
     get_latest_schema_version = blocking(Versions.get_latest_schema_version)
     upsert_schema_version = blocking(Versions.upsert_schema_version)
@@ -348,6 +461,22 @@ class Docstore(BaseDb):
     update_session_data = blocking(State.update_session_data)
     save_session = blocking(State.save_session)
     update_session = blocking(State.update_session)
+
+    summarize_session = blocking(Summaries.summarize_session)
+    end_session = blocking(Summaries.end_session)
+
+    get_all_sessions = paging(Management.get_all_sessions)
+    get_recent_sessions = blocking(Management.get_recent_sessions)
+    count_sessions = blocking(Management.count_sessions)
+    iter_runs = iterating(Management.iter_runs)
+    purge_user = blocking(Management.purge_user)
+
+    get_messages = blocking(Messages.get_messages)
+    get_chat_history = blocking(Messages.get_chat_history)
+    get_tool_calls = blocking(Messages.get_tool_calls)
+    get_agent_history = blocking(Messages.get_agent_history)
+    get_team_history = blocking(Messages.get_team_history)
+    get_workflow_history = blocking(Messages.get_workflow_history)
 
     get_run = blocking(Runs.get_run)
     get_runs = blocking(Runs.get_runs)
@@ -438,6 +567,15 @@ class AsyncDocstore(AsyncBaseDb):
         wrote over because both had changed the same key ("overwritten"; each is logged)."""
         return {"merged": 0, "overwritten": 0, **self._engine.domains["Sessions"].conflicts}
 
+    @property
+    def cache_stats(self) -> CacheStats:
+        """What this handle's cache of histories holds and has saved so far. `cache_bytes` bounds or ends it."""
+        return self._engine.histories.stats()
+
+    def clear_cache(self) -> None:
+        """Forget what this handle remembers of sessions and runs. It is never needed for correctness."""
+        self._engine.clear_cache()
+
     def to_dict(self) -> Row:
         """Id, table names and where the data lies: what `from_dict` needs. No credentials."""
         return {**super().to_dict(), **self._settings}
@@ -453,6 +591,11 @@ class AsyncDocstore(AsyncBaseDb):
     table_exists = awaiting(Engine.table_exists)
     _create_all_tables = awaiting(Engine._create_all_tables)
     close = awaiting(Engine.close)
+
+    async def drop(self, confirm: str) -> None:
+        await self._engine.drop(confirm, self.id)
+
+    drop.__doc__ = Engine.drop.__doc__
 
     get_latest_schema_version = awaiting(Versions.get_latest_schema_version)
     upsert_schema_version = awaiting(Versions.upsert_schema_version)
@@ -471,6 +614,22 @@ class AsyncDocstore(AsyncBaseDb):
     update_session_data = awaiting(State.update_session_data)
     save_session = awaiting(State.save_session)
     update_session = awaiting(State.update_session)
+
+    summarize_session = awaiting(Summaries.summarize_session)
+    end_session = awaiting(Summaries.end_session)
+
+    get_all_sessions = apaging(Management.get_all_sessions)
+    get_recent_sessions = awaiting(Management.get_recent_sessions)
+    count_sessions = awaiting(Management.count_sessions)
+    iter_runs = aiterating(Management.iter_runs)
+    purge_user = awaiting(Management.purge_user)
+
+    get_messages = awaiting(Messages.get_messages)
+    get_chat_history = awaiting(Messages.get_chat_history)
+    get_tool_calls = awaiting(Messages.get_tool_calls)
+    get_agent_history = awaiting(Messages.get_agent_history)
+    get_team_history = awaiting(Messages.get_team_history)
+    get_workflow_history = awaiting(Messages.get_workflow_history)
 
     get_run = awaiting(Runs.get_run)
     get_runs = awaiting(Runs.get_runs)

@@ -25,6 +25,11 @@ SESSIONS = Kind(
         "updated_at",
         "touched_at",  # updated_at, or created_at where that is null: what "sort by updated_at" means
         "version",  # of the content: counts its writes
+        "summarized_to",  # the revision of the history up to which the summary covers its runs, and
+        "summarized_run",  # a run that it covers besides, which was stored after it
+        "summarized_at",  # epoch seconds
+        "summarizing",  # the token of the process that makes a summary, until
+        "summarizing_until",  # epoch seconds; then another may
     ),
     body=("session_data", "agent_data", "team_data", "workflow_data", "metadata", "summary"),
     indexes=(
@@ -41,7 +46,18 @@ SESSIONS = Kind(
         Index("component_type_touched", ("component", "session_type"), "touched_at", optional=True),
     ),
     multi=frozenset({"components"}),
-    volatile=frozenset({"updated_at", "touched_at", "version"}),
+    volatile=frozenset(
+        {
+            "updated_at",
+            "touched_at",
+            "version",
+            "summarized_to",
+            "summarized_run",
+            "summarized_at",
+            "summarizing",
+            "summarizing_until",
+        }
+    ),
 )
 
 HISTORIES = Kind(
