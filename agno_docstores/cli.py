@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 
 from agno_docstores.errors import DocstoreError
-from agno_docstores.facade import TABLE_ARGUMENTS, StorePlugin
+from agno_docstores.facade import StorePlugin
+from agno_docstores.options import TABLE_ARGUMENTS
 
 GROUP = "agno_docstores.stores"
 # Objects, and what would put a secret on the command line, where every process of the machine can read it.

@@ -6,20 +6,19 @@ that method's, and mypy compares them with Agno's. Nothing here knows storage. C
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import shlex
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, cast, get_args
+from typing import Any, cast
 
 from agno.db.base import AsyncBaseDb, BaseDb
 
+from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, iterating, paging
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
-from agno_docstores.domains.management import Management, Reader
+from agno_docstores.domains.management import Management
 from agno_docstores.domains.memories import Memories
 from agno_docstores.domains.messages import Messages
 from agno_docstores.domains.metrics import Metrics
@@ -32,110 +31,11 @@ from agno_docstores.domains.versions import Versions
 from agno_docstores.history import CacheStats, Histories
 from agno_docstores.io import Io, run
 from agno_docstores.kernel import Kernel
+from agno_docstores.options import NOT_ON_ASYNC, TABLE_ARGUMENTS, StoreOptions, agno_names, attribute, split
 from agno_docstores.port import Driver, Kind
 from agno_docstores.schema import KINDS
 
-P = ParamSpec("P")
-R = TypeVar("R")
-Domain = TypeVar("Domain")
 Row = dict[str, Any]
-
-#: Every table-name argument of `BaseDb`.
-TABLE_ARGUMENTS = tuple(
-    f"{name}_table"
-    for name in [
-        "session",
-        "runs",
-        "memory",
-        "metrics",
-        "eval",
-        "knowledge",
-        "traces",
-        "spans",
-        "versions",
-        "components",
-        "component_configs",
-        "component_links",
-        "learnings",
-        "schedules",
-        "products",
-        "sources",
-        "projects",
-        "tasks",
-        "schedule_runs",
-        "job",
-        "approvals",
-        "auth_tokens",
-        "service_accounts",
-        "mcp_oauth_clients",
-        "mcp_oauth_transactions",
-        "mcp_oauth_codes",
-        "mcp_oauth_refresh_tokens",
-        "mcp_oauth_keys",
-    ]
-)
-#: Those that `AsyncBaseDb.__init__` has no parameter for, though the attribute exists or is read by name.
-_NOT_ON_ASYNC = frozenset(name for name in TABLE_ARGUMENTS if name.startswith(("component_", "mcp_oauth_")))
-
-
-class StoreOptions(TypedDict, total=False):
-    """Arguments that every docstore takes besides its connection.
-
-    `id`: identity of the store for AgentOS; by default derived from where the data lies, so that it survives a restart.
-    `provision`: create missing tables and indexes at the first write (True), or raise `ProvisioningError` (False).
-    `cache_bytes`: upper bound for the text of the runs that a handle keeps to save reading them again; 0 for none. What
-    it saves is in `cache_stats`. A read looks at the store first, so that what other processes write is seen at once.
-    `on_conflict`: what `upsert_session` does where another writer saved the session since this object was read: put
-    both together ("merge"), raise `SessionConflictError` ("raise"), or write over it ("last_wins").
-    The rest are names of tables (collections), as `BaseDb` has them; `session_collection` and the like are accepted
-    for `session_table` and the like, because Agno's own adapters for document stores spell them so.
-    """
-
-    id: str | None
-    provision: bool
-    cache_bytes: int
-    on_conflict: OnConflict
-    session_table: str | None
-    runs_table: str | None
-    memory_table: str | None
-    metrics_table: str | None
-    eval_table: str | None
-    knowledge_table: str | None
-    traces_table: str | None
-    spans_table: str | None
-    versions_table: str | None
-    components_table: str | None
-    component_configs_table: str | None
-    component_links_table: str | None
-    learnings_table: str | None
-    schedules_table: str | None
-    products_table: str | None
-    sources_table: str | None
-    projects_table: str | None
-    tasks_table: str | None
-    schedule_runs_table: str | None
-    job_table: str | None
-    approvals_table: str | None
-    auth_tokens_table: str | None
-    service_accounts_table: str | None
-    mcp_oauth_clients_table: str | None
-    mcp_oauth_transactions_table: str | None
-    mcp_oauth_codes_table: str | None
-    mcp_oauth_refresh_tokens_table: str | None
-    mcp_oauth_keys_table: str | None
-    session_collection: str | None
-    runs_collection: str | None
-    memory_collection: str | None
-    metrics_collection: str | None
-    eval_collection: str | None
-    knowledge_collection: str | None
-    traces_collection: str | None
-    spans_collection: str | None
-    versions_collection: str | None
-    learnings_collection: str | None
-    schedules_collection: str | None
-    schedule_runs_collection: str | None
-
 
 MakeDriver = Callable[[Mapping[str, Kind], Mapping[str, str]], Driver]
 #: The physical name of a table: given its name, and whether the user chose it.
@@ -149,102 +49,6 @@ class StorePlugin:
     name: str
     sync: type[Docstore]
     asynchronous: type[AsyncDocstore]
-
-
-def blocking(method: Callable[Concatenate[Domain, P], Coroutine[Any, Any, R]]) -> Callable[Concatenate[Docstore, P], R]:
-    """A sync method that runs a domain's coroutine to its end. It never suspends: the gateway is a blocking one."""
-    domain = method.__qualname__.split(".")[0]
-
-    @functools.wraps(method)
-    def call(self: Docstore, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return run(method(self._engine.domains[domain], *args, **kwargs))
-
-    return call
-
-
-def awaiting(
-    method: Callable[Concatenate[Domain, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[AsyncDocstore, P], Coroutine[Any, Any, R]]:
-    """A coroutine function that awaits a domain's: real `async def`, which Agno looks for before it awaits."""
-    domain = method.__qualname__.split(".")[0]
-
-    @functools.wraps(method)
-    async def call(self: AsyncDocstore, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await method(self._engine.domains[domain], *args, **kwargs)
-
-    return call
-
-
-def paging(
-    method: Callable[Concatenate[Domain, P], Reader[R]],
-) -> Callable[Concatenate[Docstore, P], Iterator[list[R]]]:
-    """A sync method that walks through the pages that a domain reads. Arguments are checked when it is called."""
-    domain = method.__qualname__.split(".")[0]
-
-    @functools.wraps(method)
-    def call(self: Docstore, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[list[R]]:
-        return _pages(method(self._engine.domains[domain], *args, **kwargs))
-
-    return call
-
-
-def apaging(
-    method: Callable[Concatenate[Domain, P], Reader[R]],
-) -> Callable[Concatenate[AsyncDocstore, P], AsyncIterator[list[R]]]:
-    """The same as an async iterator."""
-    domain = method.__qualname__.split(".")[0]
-
-    @functools.wraps(method)
-    def call(self: AsyncDocstore, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[list[R]]:
-        return _apages(method(self._engine.domains[domain], *args, **kwargs))
-
-    return call
-
-
-def iterating(method: Callable[Concatenate[Domain, P], Reader[R]]) -> Callable[Concatenate[Docstore, P], Iterator[R]]:
-    """`paging`, with the items one by one."""
-    pages = paging(method)
-
-    @functools.wraps(method)
-    def call(self: Docstore, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
-        found = pages(self, *args, **kwargs)
-        return (item for page in found for item in page)
-
-    return call
-
-
-def aiterating(
-    method: Callable[Concatenate[Domain, P], Reader[R]],
-) -> Callable[Concatenate[AsyncDocstore, P], AsyncIterator[R]]:
-    """The same as an async iterator."""
-    pages = apaging(method)
-
-    @functools.wraps(method)
-    def call(self: AsyncDocstore, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[R]:
-        found = pages(self, *args, **kwargs)
-        return (item async for page in found for item in page)
-
-    return call
-
-
-def _pages(read: Reader[R]) -> Iterator[list[R]]:
-    cursor: Any = None
-    while True:
-        page, cursor = run(read(cursor))
-        if page:
-            yield page
-        if cursor is None:
-            return
-
-
-async def _apages(read: Reader[R]) -> AsyncIterator[list[R]]:
-    cursor: Any = None
-    while True:
-        page, cursor = await read(cursor)
-        if page:
-            yield page
-        if cursor is None:
-            return
 
 
 class Engine:
@@ -315,45 +119,15 @@ class Engine:
         await self.kernel.close()
 
 
-def _split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Table names, and the other options; resolves the two spellings of a table name."""
-    tables: dict[str, Any] = {}
-    others: dict[str, Any] = {}
-    for name, value in options.items():
-        table = name.removesuffix("_collection") + "_table" if name.endswith("_collection") else name
-        if table not in TABLE_ARGUMENTS:
-            others[name] = value
-            continue
-        if value is None:
-            continue
-        if table in tables:
-            raise ValueError(f"{table} was given twice: as {table} and as {table.removesuffix('_table')}_collection")
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"{name} must be a non-empty str, not {value!r}")
-        tables[table] = value
-    unknown = others.keys() - {"id", "provision", "cache_bytes", "on_conflict"}
-    if unknown:
-        raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
-    if others.get("on_conflict", "merge") not in get_args(OnConflict):
-        raise ValueError(f"on_conflict must be one of {get_args(OnConflict)}, not {others['on_conflict']!r}")
-    return tables, others
-
-
-def _attribute(argument: str) -> str:
-    """The attribute of `BaseDb` that a table-name argument sets."""
-    singular = {"traces_table": "trace_table", "spans_table": "span_table"}
-    return singular.get(argument, argument) + "_name"
-
-
 def _engine(
     db: Any, make_driver: MakeDriver, naming: Naming, tables: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Engine:
     # `to_dict` names every table, so what `from_dict` passes may be Agno's own names, which nobody chose.
-    tables = {argument: name for argument, name in tables.items() if name not in _agno_names()}
-    chosen = {getattr(db, _attribute(argument)) for argument in tables}
+    tables = {argument: name for argument, name in tables.items() if name not in agno_names()}
+    chosen = {getattr(db, attribute(argument)) for argument in tables}
     if "session_table" in tables:
         chosen.add(db.runs_table_name)  # Agno derives it from the session table's name
-    names = {getattr(db, _attribute(a)) for a in TABLE_ARGUMENTS if hasattr(db, _attribute(a))}
+    names = {getattr(db, attribute(a)) for a in TABLE_ARGUMENTS if hasattr(db, attribute(a))}
     physical = {name: naming(name, name in chosen) for name in names}
     engine = Engine(
         make_driver(KINDS, {kind.name: physical[getattr(db, kind.table)] for kind in KINDS.values()}),
@@ -365,14 +139,6 @@ def _engine(
     )
     engine.table_names = physical
     return engine
-
-
-@functools.cache
-def _agno_names() -> frozenset[str]:
-    """The names that Agno gives to tables by itself."""
-    unnamed: Any = SimpleNamespace()
-    BaseDb.__init__(unnamed)
-    return frozenset(value for name, value in vars(unnamed).items() if name.endswith("_table_name"))
 
 
 def store_id(store: str, identity: tuple[str, ...]) -> str:
@@ -397,7 +163,7 @@ class Docstore(BaseDb):
         settings: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        tables, others = _split(options)
+        tables, others = split(options)
         BaseDb.__init__(self, **tables, id=others.get("id"))
         self._engine = _engine(self, make_driver, naming, tables, others)
         self._settings = dict(settings or {})
@@ -547,11 +313,11 @@ class AsyncDocstore(AsyncBaseDb):
         settings: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        tables, others = _split(options)
-        accepted = {name: value for name, value in tables.items() if name not in _NOT_ON_ASYNC}
+        tables, others = split(options)
+        accepted = {name: value for name, value in tables.items() if name not in NOT_ON_ASYNC}
         AsyncBaseDb.__init__(self, id=others.get("id"), **accepted)
-        for name in _NOT_ON_ASYNC:
-            setattr(self, _attribute(name), tables.get(name) or f"agno_{name.removesuffix('_table')}")
+        for name in NOT_ON_ASYNC:
+            setattr(self, attribute(name), tables.get(name) or f"agno_{name.removesuffix('_table')}")
         self._engine = _engine(self, make_driver, naming, tables, others)
         self._settings = dict(settings or {})
         self.id = others.get("id") or store_id(self._engine.driver.store, identity)

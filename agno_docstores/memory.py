@@ -22,8 +22,9 @@ from typing import Any, Unpack
 from agno_docstores import keys
 from agno_docstores.codec import Json, pack
 from agno_docstores.errors import Conflict, PayloadTooLargeError, StoreError, UnsupportedTopologyError
-from agno_docstores.facade import AsyncDocstore, Docstore, StoreOptions, StorePlugin
+from agno_docstores.facade import AsyncDocstore, Docstore, StorePlugin
 from agno_docstores.io import AsyncIo, Io, SyncIo
+from agno_docstores.options import StoreOptions
 from agno_docstores.persistence import Hooks, Persistence, Records, Snapshot, restored, snapshot_of
 from agno_docstores.port import (
     EVERYTHING,

@@ -16,7 +16,7 @@ from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.history import GRACE
-from tests.faults import Crashed, Fault
+from tests.faults import Crashed, Fault, places
 
 TRANSIENT = ("unreachable", "lost reply", "repeated")
 CRASHES = ("crash before", "crash after")
@@ -104,7 +104,7 @@ async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation:
     """An unreachable moment, a lost reply, a call made twice: the operation succeeds, and has been done once."""
     expected: tuple[Any, dict[str, Any]] | None = None
     for kind in ("none", *TRANSIENT):
-        for at in range(1, MOST_CALLS):
+        for at in places(cell, kind, MOST_CALLS):
             fault = Fault(kind, at)
             with cell.storage() as name:
                 db = Handle(cell.open(name))
@@ -139,7 +139,7 @@ async def test_a_crash_at_any_call_loses_nothing_and_can_be_repeated(
     expected: dict[str, Any] | None = None
     answered: Any = None
     for kind in ("none", *CRASHES):
-        for at in range(1, MOST_CALLS):
+        for at in places(cell, kind, MOST_CALLS):
             fault = Fault(kind, at)
             with cell.storage() as name:
                 db = Handle(cell.open(name))

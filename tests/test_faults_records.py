@@ -18,7 +18,7 @@ from agno_docstores.conformance.memories import memory_of
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.errors import DuplicateError
-from tests.faults import Crashed, Fault
+from tests.faults import Crashed, Fault, places
 from tests.test_faults import CELLS, CRASHES, MOST_CALLS, TRANSIENT
 
 Operation = Callable[[Any], Awaitable[Any]]
@@ -86,7 +86,7 @@ OPERATIONS: list[Operation] = [
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Operation) -> None:
     expected: tuple[Any, dict[str, Any]] | None = None
     for kind in ("none", *TRANSIENT):
-        for at in range(1, MOST_CALLS):
+        for at in places(cell, kind, MOST_CALLS):
             fault = Fault(kind, at)
             with cell.storage() as name:
                 db = Handle(cell.open(name))
@@ -112,7 +112,7 @@ async def test_a_crash_at_any_call_leaves_whole_records_and_can_be_repeated(
 ) -> None:
     expected: dict[str, Any] | None = None
     for kind in ("none", *CRASHES):
-        for at in range(1, MOST_CALLS):
+        for at in places(cell, kind, MOST_CALLS):
             fault = Fault(kind, at)
             with cell.storage() as name:
                 db = Handle(cell.open(name))

@@ -19,7 +19,7 @@ from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.traces import at, cond, span, trace
 from agno_docstores.errors import StoreUnavailableError
-from tests.faults import Crashed, Fault
+from tests.faults import Crashed, Fault, places
 
 FAULTS = ("unreachable", "lost reply", "repeated", "crash before", "crash after")
 # One cell of each driver, both modes among them: what is replayed is the order of calls, which no server changes.
@@ -80,7 +80,7 @@ async def test_an_export_converges_whatever_happens(
     monkeypatch.setattr(totals, "MOST_CHILDREN", 2)
     expected: dict[str, Any] = {}
     for kind in ("none", *FAULTS):
-        for call in range(1, MOST_CALLS):
+        for call in places(cell, kind, MOST_CALLS):
             fault = Fault(kind, call)
             with cell.storage() as name:
                 other, db = Handle(cell.open(name)), Handle(cell.open(name))

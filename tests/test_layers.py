@@ -35,6 +35,8 @@ LAYERS = {
     "merging": "port",
     "session_records": "domains",
     "domains": "domains",
+    "options": "facade",
+    "bridge": "facade",
     "facade": "facade",
     "summaries": "facade",
     "memory": "store",

@@ -13,7 +13,7 @@ from agno_docstores import InvalidIdError, StoreUnavailableError, Unserializable
 from agno_docstores.conformance.learnings import ids, save
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
-from tests.faults import Crashed, Fault
+from tests.faults import Crashed, Fault, places
 from tests.test_bad_input import BAD_IDS
 from tests.test_faults import CELLS, CRASHES, MOST_CALLS, TRANSIENT
 
@@ -175,7 +175,7 @@ OPERATIONS = [insert, replace, steal, update, delete, delete_all]
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Callable[[Any], Any]) -> None:
     expected: tuple[Any, dict[str, Any]] | None = None
     for kind in ("none", *TRANSIENT):
-        for at in range(1, MOST_CALLS):
+        for at in places(cell, kind, MOST_CALLS):
             fault = Fault(kind, at)
             with cell.storage() as name:
                 db, other = Handle(cell.open(name)), Handle(cell.open(name))
@@ -201,7 +201,7 @@ async def test_a_crash_at_any_call_loses_nothing_and_can_be_repeated(
 ) -> None:
     expected: dict[str, Any] = {}
     for kind in ("none", *CRASHES):
-        for at in range(1, MOST_CALLS):
+        for at in places(cell, kind, MOST_CALLS):
             fault = Fault(kind, at)
             with cell.storage() as name:
                 db, survivor = Handle(cell.open(name)), Handle(cell.open(name))

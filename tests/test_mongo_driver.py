@@ -139,6 +139,12 @@ def test_documents_look_like_this(docstore: Any, driver: Driver, raw: Any) -> No
         "created_at": 1_700_000_000,
         "updated_at": 1_700_000_000,
         "touched_at": 1_700_000_000,
+        "version": 1,
+        "summarized_to": None,
+        "summarized_run": None,
+        "summarized_at": None,
+        "summarizing": None,
+        "summarizing_until": None,
         "session_data": {"session_name": "Trip", "session_state": {"count": 1, "tags": ["x", 2.5, None]}},
         "agent_data": None,
         "team_data": None,
@@ -467,9 +473,10 @@ def test_each_declared_index_serves_its_scans(driver: Driver, raw: Any) -> None:
             assert run(driver.write_many(puts, "t")) == []
             span = Span(kind.name, index.name, ("x",) * len(index.eq), low=3, descending=True, limit=4)
             where, order = layout.span(span)
-            keys = list(raw[shape.collection].index_information()[index.name]["key"])
-            assert [name for name, _ in keys] == [*index.eq, *(name for name, _ in order)]
-            explained = raw[shape.collection].find(where).sort(order).hint(index.name).explain()
+            name = index.name if shape.part is None else f"{shape.part}_{index.name}"
+            keys = list(raw[shape.collection].index_information()[name]["key"])
+            assert [path for path, _ in keys] == [*map(shape.path, index.eq), *(path for path, _ in order)]
+            explained = raw[shape.collection].find(where).sort(order).hint(name).explain()
             stages = [stage["stage"] for stage in _stages(explained["queryPlanner"]["winningPlan"])]
             assert "IXSCAN" in stages and "COLLSCAN" not in stages
             assert explained["executionStats"]["totalKeysExamined"] <= 12 if index.eq else True

@@ -19,7 +19,7 @@ from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.scripted import ScriptedModel
 from agno_docstores.conformance.summaries import manager_of, summary_in, talked, turn_of
-from tests.faults import Crashed, Fault
+from tests.faults import Crashed, Fault, places
 from tests.meters import ON_THE_WIRE, Cost, prose
 from tests.test_budgets import seed_history
 from tests.test_faults import CELLS, CRASHES, MOST_CALLS, TRANSIENT
@@ -50,7 +50,7 @@ async def state(db: Any) -> dict[str, Any]:
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any) -> None:
     expected: tuple[Any, dict[str, Any]] | None = None
     for kind in ("none", *TRANSIENT):
-        for at in range(1, MOST_CALLS):
+        for at in places(cell, kind, MOST_CALLS):
             fault = Fault(kind, at)
             with cell.storage() as name:
                 db = Handle(cell.open(name))
@@ -74,7 +74,7 @@ async def test_a_process_may_die_at_any_call(cell: Any, runner: Any) -> None:
     """Before the lease has passed another makes the summary or leaves it; then it is made. Nothing else changes."""
     done: dict[str, Any] = {}
     for kind in ("none", *CRASHES):
-        for at in range(1, MOST_CALLS):
+        for at in places(cell, kind, MOST_CALLS):
             fault = Killed(kind, at)
             with cell.storage() as name:
                 db = Handle(cell.open(name))

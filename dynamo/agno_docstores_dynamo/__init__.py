@@ -23,8 +23,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
-from agno_docstores.facade import AsyncDocstore, Docstore, Naming, StoreOptions, StorePlugin
+from agno_docstores.facade import AsyncDocstore, Docstore, Naming, StorePlugin
 from agno_docstores.io import AsyncIo, Io, SyncIo, ThreadIo
+from agno_docstores.options import StoreOptions
 from agno_docstores.port import Driver, Kind
 from agno_docstores_dynamo.connection import (
     Blocking,

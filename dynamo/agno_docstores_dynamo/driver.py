@@ -221,8 +221,7 @@ class DynamoDriver(Driver):
         120 s each), and have expired items removed. Control-plane requests: 2 for a table that is there."""
         for table in dict.fromkeys(self.tables[kind.name] for kind in kinds):
             try:
-                await self._ready_table(table)
-                await self._expire(table)
+                await self._expire(table, made=await self._ready_table(table))
             except DeniedError as error:
                 raise ProvisioningError(table, self._command, f"cannot be created ({error.reason})") from error
 
@@ -255,28 +254,32 @@ class DynamoDriver(Driver):
         except StorageMissingError:
             return None
 
-    async def _ready_table(self, table: str) -> None:
+    async def _ready_table(self, table: str) -> bool:
+        """Wait for a table that is ours and ready, made if need be; whether it was made here."""
+        made = False
         for _ in range(int(READY_SECONDS / POLL)):
             there = await self._describe(table)
             if there is None:
                 with suppress(InUseError):  # somebody was faster
-                    await self._call("create_table", **table_definition(table))
-            elif there["TableStatus"] != "DELETING":
+                    there = (await self._call("create_table", **table_definition(table)))["TableDescription"]
+                    made = True
+            if there is not None and there["TableStatus"] != "DELETING":
                 reason = mismatch(there)
                 if reason is not None:
                     raise ProvisioningError(table, self._command, reason)
                 states = [there["TableStatus"], *(i["IndexStatus"] for i in there.get("GlobalSecondaryIndexes") or ())]
                 if all(state in ("ACTIVE", "UPDATING") for state in states):
-                    return
+                    return made
             await self.io.sleep(POLL if there is not None else 0.05)
         raise ProvisioningError(table, self._command, f"is not ready after {READY_SECONDS} s")
 
-    async def _expire(self, table: str) -> None:
+    async def _expire(self, table: str, *, made: bool) -> None:
         """Have DynamoDB remove what has expired. Readers leave it out anyway, so failing here costs space only."""
         try:
-            there = await self._call("describe_time_to_live", TableName=table)
-            if there["TimeToLiveDescription"]["TimeToLiveStatus"] in ("ENABLED", "ENABLING"):
-                return
+            if not made:
+                there = await self._call("describe_time_to_live", TableName=table)
+                if there["TimeToLiveDescription"]["TimeToLiveStatus"] in ("ENABLED", "ENABLING"):
+                    return
             await self._call(
                 "update_time_to_live",
                 TableName=table,

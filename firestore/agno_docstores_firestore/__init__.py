@@ -15,8 +15,9 @@ from typing import Any, Unpack
 
 from google.cloud import firestore
 
-from agno_docstores.facade import AsyncDocstore, Docstore, MakeDriver, Naming, StoreOptions, StorePlugin
+from agno_docstores.facade import AsyncDocstore, Docstore, MakeDriver, Naming, StorePlugin
 from agno_docstores.io import AsyncIo, Io, SyncIo
+from agno_docstores.options import StoreOptions
 from agno_docstores.port import Kind
 from agno_docstores_firestore.clients import Clients
 from agno_docstores_firestore.driver import FirestoreDriver

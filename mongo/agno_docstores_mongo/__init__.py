@@ -12,8 +12,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Unpack
 
-from agno_docstores.facade import AsyncDocstore, Docstore, StoreOptions, StorePlugin
+from agno_docstores.facade import AsyncDocstore, Docstore, StorePlugin
 from agno_docstores.io import AsyncIo, SyncIo
+from agno_docstores.options import StoreOptions
 from agno_docstores_mongo.clients import clients, settings
 from agno_docstores_mongo.driver import MongoDriver
 from agno_docstores_mongo.translation import translate
