@@ -13,10 +13,10 @@ KINDS = ("unreachable", "lost reply", "repeated", "crash before", "crash after")
 
 def places(cell: Cell, kind: str, most: int) -> range:
     """Which calls of an operation a fault of this kind is to strike: each of them; on DynamoDB, whose stand-ins are the
-    slowest, every other, from the first or from the second as the kind has it."""
+    slowest, every third, from the first, second or third as the kind has it."""
     if cell.store != "dynamo" or kind == "none":
         return range(1, most)
-    return range(1 + KINDS.index(kind) % 2, most, 2)
+    return range(1 + KINDS.index(kind) % 3, most, 3)
 
 
 class Crashed(Exception):

@@ -10,10 +10,10 @@ from agno.db.sqlite import AsyncSqliteDb, SqliteDb
 from agno_docstores.conformance.agentos import *  # noqa: F403
 from agno_docstores.conformance.agentos import compared, differences, seed_memories
 
-# Each store in both modes, on a strict and an embedded server; what differs between the other cells is below AgentOS.
+# Each store in both modes, and on an embedded server; what differs between the other cells is below AgentOS.
 pytestmark = pytest.mark.cells(
-    "memory-sync", "memory-async", "mongo-sync-standalone", "mongo-async-secantus", "dynamo-*-local", "dynamo-*-moto",
-    "firestore-*", "sqlite-*",
+    "memory-sync", "memory-async", "mongo-sync-standalone", "mongo-async-secantus", "dynamo-sync-local",
+    "dynamo-async-local", "dynamo-async-moto", "firestore-sync-google", "firestore-*-embedded", "sqlite-*",
 )  # fmt: skip
 
 Spoil = Callable[[Any], Any]
