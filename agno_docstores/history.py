@@ -26,7 +26,7 @@ from typing import Any
 from agno_docstores.codec import Json
 from agno_docstores.errors import Conflict, OwnershipError, SessionNotFoundError
 from agno_docstores.kernel import Kernel
-from agno_docstores.port import Condition, Delete, Eq, Expect, FieldValue, In, Put, Ref, Span, Stored
+from agno_docstores.port import Condition, Delete, Eq, Expect, FieldValue, In, Put, Ref, Span, Stored, as_int
 from agno_docstores.schema import HISTORIES, RUNS, SESSIONS
 from agno_docstores.tallies import withdraw
 
@@ -85,12 +85,7 @@ class CachedHistory:
 
 
 def _position(run: Stored) -> tuple[int, int, str]:
-    index, created = run.fields.get("run_index"), run.fields.get("created_at")
-    return (
-        index if isinstance(index, int) else 0,
-        created if isinstance(created, int) else 0,
-        run.ref.id,
-    )
+    return _int(run, "run_index"), _int(run, "created_at"), run.ref.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,10 +414,9 @@ class Histories:
         if session is None:
             raise SessionNotFoundError(session_id)
         fields, body = draft.session
-        before = session.fields.get("version")
         change = Put(
             session.ref,
-            {**session.fields, **fields, "version": (before if isinstance(before, int) else 0) + 1},
+            {**session.fields, **fields, "version": _int(session, "version") + 1},
             {**(session.body or {}), **body},
             session.rev,
             session.expires_at,
@@ -535,8 +529,7 @@ def _owned_or_free(record: Stored, user_id: str | None) -> bool:
 
 
 def _int(record: Stored | None, name: str) -> int:
-    value = record.fields.get(name) if record is not None else None
-    return value if isinstance(value, int) else 0
+    return as_int(record.fields.get(name)) if record is not None else 0
 
 
 def _size(run: Stored | None) -> int:

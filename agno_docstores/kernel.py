@@ -47,6 +47,7 @@ from agno_docstores.port import (
     Span,
     Stored,
     Write,
+    as_int,
     looks_at,
 )
 
@@ -269,8 +270,7 @@ class Kernel:
         children = await self.io.gather(*(self.span(Span(kind.name, index.name, (parent,))) for parent in parents))
 
         def total(records: list[Stored], name: str) -> int:
-            values = [record.fields.get(name) for record in records]
-            return sum(value for value in values if isinstance(value, int))
+            return sum(as_int(record.fields.get(name)) for record in records)
 
         return {
             parent: (len(own), *(total(own, name) for name in sums))

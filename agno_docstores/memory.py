@@ -50,6 +50,7 @@ from agno_docstores.port import (
     Stored,
     Write,
     added,
+    as_int,
 )
 
 
@@ -273,7 +274,7 @@ class MemoryDriver(Driver):
             if record.ref.parent in children and (record.expires_at is None or record.expires_at > now):
                 children[record.ref.parent].append(record)
         return {
-            parent: (len(own), *(sum(_int(record.fields.get(name)) for record in own) for name in sums))
+            parent: (len(own), *(sum(as_int(record.fields.get(name)) for record in own) for name in sums))
             for parent, own in children.items()
         }
 
@@ -335,10 +336,6 @@ class MemoryDriver(Driver):
         if record is None:
             return None
         return replace(record, fields=dict(record.fields), body=dict(record.body or {}) if body else None)
-
-
-def _int(value: FieldValue) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _store(

@@ -105,12 +105,16 @@ class Stored:
     expires_at: int | None = None
 
 
+def as_int(value: FieldValue) -> int:
+    """An int field's value; what is none counts as 0."""
+    return value if isinstance(value, int) else 0
+
+
 def added(record: Stored, deltas: Mapping[str, int], also: Fields) -> dict[str, FieldValue]:
-    """The fields of a record after `Driver.add`; what is no number counts as 0."""
+    """The fields of a record after `Driver.add`."""
     fields = {**record.fields, **also}
     for name, delta in deltas.items():
-        value = record.fields.get(name)
-        fields[name] = (value if isinstance(value, int) else 0) + delta
+        fields[name] = as_int(record.fields.get(name)) + delta
     return fields
 
 

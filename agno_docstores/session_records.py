@@ -25,7 +25,7 @@ from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, s
 from agno_docstores.kernel import Kernel, new_token
 from agno_docstores.keys import check_id
 from agno_docstores.merging import Path, differences, merge, shown
-from agno_docstores.port import Delete, Expect, Expectation, FieldValue, Put, Stored, Write
+from agno_docstores.port import Condition, Delete, Eq, Expect, Expectation, FieldValue, Has, Put, Stored, Write, as_int
 from agno_docstores.schema import SESSIONS
 
 Session = AgentSession | TeamSession | WorkflowSession
@@ -144,14 +144,34 @@ def to_row(stored: Stored) -> Row:
 
 def version_of(session: Stored | None) -> int:
     """The version of a session's content: 1 when it is first saved, one more with each write; 0 where there is none."""
-    version = session.fields.get("version") if session is not None else None
-    return version if isinstance(version, int) else 0
+    return as_int(session.fields.get("version")) if session is not None else 0
 
 
 def changed(session: Stored, body: Mapping[str, Json], **fields: FieldValue) -> tuple[Row, dict[str, Json]]:
     """Fields and body of a session's record after a change of some of its content."""
     whole = {**(session.body or {}), **body}
     return derived({**session.fields, **fields, "version": version_of(session) + 1}, whole), whole
+
+
+# --- Listings ---------------------------------------------------------------------------------------------------------
+
+
+def filters(
+    user_id: str | None, session_type: SessionType | None, component_id: str | None
+) -> tuple[list[Condition], list[Condition]]:
+    """The conditions of a listing, and those that follow from them for an index that knows only those."""
+    where: list[Condition] = []
+    implied: list[Condition] = []
+    if user_id is not None:
+        where.append(Eq("user_id", user_id))
+    if component_id is not None:
+        # Of one type, the session's own component; else any of the ids that it has.
+        any_of_its_ids = Has("components", component_id)
+        where.append(any_of_its_ids if session_type is None else Eq("component", component_id))
+        implied.append(any_of_its_ids)
+    if session_type is not None:
+        where.append(Eq("session_type", session_type.value))
+    return where, implied
 
 
 # --- Readings ---------------------------------------------------------------------------------------------------------

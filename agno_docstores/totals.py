@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from agno_docstores.errors import Conflict, DocstoreError, PayloadTooLargeError
 from agno_docstores.kernel import Kernel
-from agno_docstores.port import Expect, Failed, FieldValue, Kind, Put, Ref, Stored
+from agno_docstores.port import Expect, Failed, FieldValue, Kind, Put, Ref, Stored, as_int
 
 COUNT = "children"  # the field of a parent that holds the number of its children
 # Of one commit: DynamoDB takes 100 items and 4 MB, a child is two items, a character of its text at most 4 bytes.
@@ -46,7 +46,7 @@ async def totals_of(
     """Of each of these parents, as just read: the number of its children, and the sums. No request where they are kept
     with the parent, else 1."""
     if kernel.driver.atomic:
-        return [tuple(_int(parent.fields.get(name)) for name in (COUNT, *sums)) for parent in parents]
+        return [tuple(as_int(parent.fields.get(name)) for name in (COUNT, *sums)) for parent in parents]
     if not parents:
         return []
     ids = [parent.ref.id for parent in parents]
@@ -68,9 +68,9 @@ async def _commit(kernel: Kernel, parent: Ref, puts: list[Put], sums: Sequence[s
             return
         before = known if isinstance(known, Stored) else None
         fields: dict[str, FieldValue] = dict(before.fields) if before is not None else {}
-        fields[COUNT] = _int(fields.get(COUNT)) + len(new)
+        fields[COUNT] = as_int(fields.get(COUNT)) + len(new)
         for name in sums:
-            fields[name] = _int(fields.get(name)) + sum(_int(put.fields.get(name)) for put in new)
+            fields[name] = as_int(fields.get(name)) + sum(as_int(put.fields.get(name)) for put in new)
         body = before.body or {} if before is not None else {}
         expires_at = before.expires_at if before is not None else None
         expect = before.rev if before is not None else Expect.ABSENT
@@ -109,7 +109,3 @@ def _batches(puts: Sequence[Put]) -> Iterator[list[Put]]:
         size += length
     if batch:
         yield batch
-
-
-def _int(value: FieldValue) -> int:
-    return value if isinstance(value, int) else 0

@@ -26,7 +26,7 @@ from agno_docstores.errors import DocstoreError
 from agno_docstores.history import Histories, history_ref
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
-from agno_docstores.port import Condition, Delete, Eq, Has, Kind, Stored
+from agno_docstores.port import Delete, Eq, Kind, Stored
 from agno_docstores.schema import (
     EVALS,
     HISTORIES,
@@ -39,7 +39,7 @@ from agno_docstores.schema import (
     SPANS,
     TRACES,
 )
-from agno_docstores.session_records import Session, readable, remove_session, to_session
+from agno_docstores.session_records import Session, filters, readable, remove_session, to_session
 from agno_docstores.totals import totals_of
 
 log = logging.getLogger("agno_docstores")
@@ -305,18 +305,8 @@ def _listing(
     descending: bool = False,
 ) -> Query:
     """Sessions under the filters as `get_sessions` takes them. Raises `ValueError` for a type that there is not."""
-    where: list[Condition] = []
-    implied: list[Condition] = []
     kind = None if session_type is None else SessionType(session_type)
-    if user_id is not None:
-        where.append(Eq("user_id", user_id))
-    if component_id is not None:
-        # Of one type, the session's own component; else any of the ids that it has.
-        any_of_its_ids = Has("components", component_id)
-        where.append(any_of_its_ids if kind is None else Eq("component", component_id))
-        implied.append(any_of_its_ids)
-    if kind is not None:
-        where.append(Eq("session_type", kind.value))
+    where, implied = filters(user_id, kind, component_id)
     return Query(SESSIONS, tuple(where), sort, descending, tuple(implied))
 
 

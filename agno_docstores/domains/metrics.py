@@ -20,7 +20,7 @@ from agno_docstores.codec import NULL
 from agno_docstores.errors import Conflict, CorruptRecordError, DocstoreError
 from agno_docstores.history import Histories, history_ref, live, session_ref
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.port import Condition, Eq, Put, Range, Span, Stored, Touch, Write
+from agno_docstores.port import Condition, Eq, Put, Range, Span, Stored, Touch, Write, as_int
 from agno_docstores.schema import HISTORIES, METRICS
 from agno_docstores.tallies import (
     COUNTS,
@@ -92,7 +92,7 @@ class Metrics:
         if not rows:
             return [], None
         latest = await self.kernel.page(Query(METRICS, owner, "updated_at", True), limit=1, body=False)
-        return [_to_row(row, row.fields["user_id"] or None) for row in rows], _int(latest[0], "updated_at")
+        return [_to_row(row, row.fields["user_id"] or None) for row in rows], as_int(latest[0].fields.get("updated_at"))
 
     async def calculate_metrics(self) -> list[Row] | None:
         """Count what changed since the last time, in whichever process that was.
@@ -211,13 +211,13 @@ class Metrics:
         one that was counted has changed or gone."""
         bucket, figures = _of_session(look.session)
         head, before = look.head, look.tally.counted
-        incarnation, revision = str(head.fields["incarnation"]), _int(head, "revision")
+        incarnation, revision = str(head.fields["incarnation"]), as_int(head.fields.get("revision"))
         runs_count = f"{look.session.fields['session_type']}_runs_count"
         runs: list[Stored] | None = None
         settled = True
         if before is not None and before.incarnation == incarnation and 0 <= before.revision <= revision:
             runs, settled = await self.histories.since(look.session_id, head, before.revision)
-            if any(_int(run, "run_index") < before.next_index for run in runs):
+            if any(as_int(run.fields.get("run_index")) < before.next_index for run in runs):
                 runs = None
             else:
                 figures.counts[runs_count] = sum(before.figures.counts[name] for name in COUNTS if "runs" in name)
@@ -229,7 +229,9 @@ class Metrics:
             model, provider = run.fields.get("model"), run.fields.get("model_provider")
             if model:
                 figures.models[str(model), str(provider or "")] += 1
-        return Contribution(bucket, figures, incarnation, revision if settled else -1, _int(head, "next_index"))
+        return Contribution(
+            bucket, figures, incarnation, revision if settled else -1, as_int(head.fields.get("next_index"))
+        )
 
 
 def _of_session(session: Stored) -> tuple[Bucket, Figures]:
@@ -275,8 +277,3 @@ def _to_row(row: Stored, user_id: Any) -> Row:
         "created_at": fields["created_at"],
         "updated_at": fields["updated_at"],
     }
-
-
-def _int(record: Stored, name: str) -> int:
-    value = record.fields.get(name)
-    return value if isinstance(value, int) else 0

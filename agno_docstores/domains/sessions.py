@@ -28,7 +28,6 @@ from agno_docstores.port import (
     Contains,
     Eq,
     Expect,
-    Has,
     In,
     NotIn,
     Range,
@@ -44,6 +43,7 @@ from agno_docstores.session_records import (
     changed,
     commit_session,
     conflict_over,
+    filters,
     insert_session,
     marked_head,
     may_replace,
@@ -133,21 +133,8 @@ class Sessions:
         of all that match. Eventually consistent on DynamoDB. With `include_runs`, each session's history besides.
         """
         validate_pagination(limit, page)
-        where: list[Condition] = []
-        implied: list[Condition] = []
         kind = _session_type(session_type)
-        if user_id is not None:
-            where.append(Eq("user_id", user_id))
-        if component_id is not None:
-            # Of one type, the session's own component; else any of the ids that it has.
-            any_of_its_ids = Has("components", component_id)
-            if kind is not None:
-                where.append(Eq("component", component_id))
-                implied.append(any_of_its_ids)
-            else:
-                where.append(any_of_its_ids)
-        if kind is not None:
-            where.append(Eq("session_type", kind.value))
+        where, implied = filters(user_id, kind, component_id)
         if start_timestamp is not None or end_timestamp is not None:
             where.append(Range("created_at", start_timestamp, end_timestamp))
         if session_name is not None:
