@@ -7,7 +7,8 @@ written under a condition on its session's owner without touching, or paying for
 
 from __future__ import annotations
 
-from agno_docstores.port import Index, Kind
+from agno_docstores import keys
+from agno_docstores.port import Index, Kind, Ref
 
 SESSIONS = Kind(
     name="sessions",
@@ -331,6 +332,27 @@ TALLIES = Kind(
     within="sessions",
 )
 
+#: That something has to be looked at by a certain time: that a session may have expired, that parts of a large value may
+#: have lost their head. It is written before what it is about and removed after it, so that a sweep finds whatever a
+#: process left behind, at a cost that depends on what is due and not on what there is. Looking may be in vain: then the
+#: reminder is set to a later time, and nothing that is written often has to move it.
+REMINDERS = Kind(
+    name="reminders",
+    table="session_table_name",
+    fields=(
+        "about",  # what sort of thing it is about, and
+        "target",  # which of them
+        "due_at",  # epoch seconds
+    ),
+    body=("what",),  # what else the sort of thing needs to be found
+    indexes=(Index("due", (), "due_at"),),
+)
+
+
+def reminder_ref(about: str, target: str) -> Ref:
+    return Ref(REMINDERS.name, keys.encode((about, target)))
+
+
 KINDS = {
     kind.name: kind
     for kind in (
@@ -346,5 +368,6 @@ KINDS = {
         LEARNINGS,
         METRICS,
         TALLIES,
+        REMINDERS,
     )
 }
