@@ -22,6 +22,7 @@ from agno_docstores.errors import (
     UnsupportedTopologyError,
 )
 from agno_docstores.memory import AsyncMemoryDocstore, MemoryDocstore, MemoryStore
+from agno_docstores.options import SessionConfig
 from agno_docstores.persistence import JsonFile
 from agno_docstores.summaries import SummaryPolicy, summary_hook
 
@@ -39,6 +40,7 @@ __all__ = [
     "OwnershipError",
     "PayloadTooLargeError",
     "ProvisioningError",
+    "SessionConfig",
     "SessionConflictError",
     "SessionNotFoundError",
     "SnapshotError",

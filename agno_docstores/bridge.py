@@ -27,7 +27,7 @@ def blocking(method: Callable[Concatenate[Domain, P], Coroutine[Any, Any, R]]) -
 
     @functools.wraps(method)
     def call(self: Docstore, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return run(method(self._engine.domains[domain], *args, **kwargs))
+        return run(method(self._engine.domain(domain), *args, **kwargs))
 
     return call
 
@@ -40,7 +40,7 @@ def awaiting(
 
     @functools.wraps(method)
     async def call(self: AsyncDocstore, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        return await method(self._engine.domains[domain], *args, **kwargs)
+        return await method(self._engine.domain(domain), *args, **kwargs)
 
     return call
 
@@ -53,7 +53,7 @@ def paging(
 
     @functools.wraps(method)
     def call(self: Docstore, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[list[R]]:
-        return _pages(method(self._engine.domains[domain], *args, **kwargs))
+        return _pages(method(self._engine.domain(domain), *args, **kwargs))
 
     return call
 
@@ -66,7 +66,7 @@ def apaging(
 
     @functools.wraps(method)
     def call(self: AsyncDocstore, /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[list[R]]:
-        return _apages(method(self._engine.domains[domain], *args, **kwargs))
+        return _apages(method(self._engine.domain(domain), *args, **kwargs))
 
     return call
 

@@ -15,9 +15,11 @@ from typing import Any, cast
 from agno.db.base import AsyncBaseDb, BaseDb
 
 from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, iterating, paging
+from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
+from agno_docstores.domains.lifetimes import Lifetimes
 from agno_docstores.domains.management import Management
 from agno_docstores.domains.memories import Memories
 from agno_docstores.domains.messages import Messages
@@ -31,9 +33,10 @@ from agno_docstores.domains.versions import Versions
 from agno_docstores.history import CacheStats, Histories
 from agno_docstores.io import Io, run
 from agno_docstores.kernel import Kernel
+from agno_docstores.lifetimes import SessionConfig
 from agno_docstores.options import NOT_ON_ASYNC, TABLE_ARGUMENTS, StoreOptions, agno_names, attribute, split
 from agno_docstores.port import Driver, Kind
-from agno_docstores.schema import KINDS
+from agno_docstores.schema import KINDS, SESSIONS
 
 Row = dict[str, Any]
 
@@ -61,17 +64,22 @@ class Engine:
         provision: bool,
         cache_bytes: int,
         on_conflict: OnConflict,
+        session_config: SessionConfig,
         table_options: str,
     ) -> None:
         self.driver = driver
         self.naming = naming
         self.kernel = Kernel(driver, provision=provision, table_options=table_options)
-        self.histories = histories = Histories(self.kernel, cache_bytes=cache_bytes)
+        self.session_config = session_config
+        if session_config.life is not None:
+            self.kernel.expiring = frozenset({SESSIONS.name})
+        self.histories = histories = Histories(self.kernel, life=session_config.life, cache_bytes=cache_bytes)
         self.domains: dict[str, Any] = {
             "Sessions": Sessions(self.kernel, histories, on_conflict),
             "State": State(self.kernel, histories),
             "Summaries": Summaries(self.kernel, histories),
             "Messages": Messages(self.kernel, histories),
+            "Lifetimes": Lifetimes(self.kernel, histories),
             "Management": Management(self.kernel, histories),
             "Runs": Runs(self.kernel, histories),
             "Versions": Versions(self.kernel),
@@ -84,6 +92,19 @@ class Engine:
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
+        self.timer: Timer | None = None
+
+    def domain(self, name: str) -> Any:
+        """The domain whose method is about to be called."""
+        if self.timer is not None and name != "Engine":
+            self.timer.begin()
+        return self.domains[name]
+
+    @property
+    def settings(self) -> Row:
+        """What another process has to be told besides where the data lie."""
+        config = self.session_config.to_dict()
+        return {"session_config": config} if config else {}
 
     async def table_exists(self, table_name: str) -> bool:
         """Whether the physical table or collection behind this name exists. 1 request; none if this handle made it."""
@@ -115,7 +136,10 @@ class Engine:
             self.histories.clear()
 
     async def close(self) -> None:
-        """Close the clients that this object created; a client that was handed in stays open."""
+        """End the timer of sweeps, if there is one, and close the clients that this object created; a client that was
+        handed in stays open."""
+        if self.timer is not None:
+            self.timer.end()
         await self.kernel.close()
 
 
@@ -135,9 +159,14 @@ def _engine(
         options.get("provision", True),
         options.get("cache_bytes", 64_000_000),
         options.get("on_conflict", "merge"),
+        options["session_config"],
         " ".join(f"--{argument.replace('_', '-')} {shlex.quote(name)}" for argument, name in tables.items()),
     )
     engine.table_names = physical
+    interval = engine.session_config.cleanup_interval
+    if interval is not None:
+        timer = TaskTimer if isinstance(db, AsyncBaseDb) else ThreadTimer
+        engine.timer = timer(cast(float, interval), engine.domains["Lifetimes"].sweep)
     return engine
 
 
@@ -190,8 +219,8 @@ class Docstore(BaseDb):
         self._engine.clear_cache()
 
     def to_dict(self) -> Row:
-        """Id, table names and where the data lies: what `from_dict` needs. No credentials."""
-        return {**super().to_dict(), **self._settings}
+        """Id, table names, where the data lies, and how long sessions live: what `from_dict` needs. No credentials."""
+        return {**super().to_dict(), **self._settings, **self._engine.settings}
 
     @classmethod
     def from_dict(cls, data: Row) -> BaseDb:
@@ -230,6 +259,10 @@ class Docstore(BaseDb):
 
     summarize_session = blocking(Summaries.summarize_session)
     end_session = blocking(Summaries.end_session)
+
+    touch_session = blocking(Lifetimes.touch_session)
+    get_expired_sessions = blocking(Lifetimes.get_expired_sessions)
+    sweep = blocking(Lifetimes.sweep)
 
     get_all_sessions = paging(Management.get_all_sessions)
     get_recent_sessions = blocking(Management.get_recent_sessions)
@@ -343,8 +376,8 @@ class AsyncDocstore(AsyncBaseDb):
         self._engine.clear_cache()
 
     def to_dict(self) -> Row:
-        """Id, table names and where the data lies: what `from_dict` needs. No credentials."""
-        return {**super().to_dict(), **self._settings}
+        """Id, table names, where the data lies, and how long sessions live: what `from_dict` needs. No credentials."""
+        return {**super().to_dict(), **self._settings, **self._engine.settings}
 
     @classmethod
     def from_dict(cls, data: Row) -> AsyncBaseDb:
@@ -383,6 +416,10 @@ class AsyncDocstore(AsyncBaseDb):
 
     summarize_session = awaiting(Summaries.summarize_session)
     end_session = awaiting(Summaries.end_session)
+
+    touch_session = awaiting(Lifetimes.touch_session)
+    get_expired_sessions = awaiting(Lifetimes.get_expired_sessions)
+    sweep = awaiting(Lifetimes.sweep)
 
     get_all_sessions = apaging(Management.get_all_sessions)
     get_recent_sessions = awaiting(Management.get_recent_sessions)

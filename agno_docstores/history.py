@@ -13,6 +13,10 @@ Rewriting a run takes a new revision and notes the one it replaces; deleting one
 other processes' caches see like any change, and which expires. An *incarnation*, drawn when the session is created,
 marks its runs, so that a run written by a straggler after a session was deleted never shows up in the next session of
 that id.
+
+Where sessions have a lifetime, the write of a run checks that the session has not expired, and moves its expiry: by a
+touch of the session's record, in the same commit, or where a commit holds one record, between the revision and the run.
+A run that waits for a human holds the session: its expiry is put off beyond all time until the last such run goes on.
 """
 
 from __future__ import annotations
@@ -20,14 +24,29 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from agno_docstores.codec import Json
-from agno_docstores.errors import Conflict, OwnershipError, SessionNotFoundError
+from agno_docstores.errors import Conflict, DocstoreError, OwnershipError, SessionNotFoundError
 from agno_docstores.kernel import Kernel
-from agno_docstores.port import Condition, Delete, Eq, Expect, FieldValue, In, Put, Ref, Span, Stored, as_int
-from agno_docstores.schema import HISTORIES, RUNS, SESSIONS
+from agno_docstores.lifetimes import HELD, SLACK, SLACK_PART, UNKNOWN_LIFE, is_held, reminder
+from agno_docstores.port import (
+    Condition,
+    Delete,
+    Eq,
+    Expect,
+    FieldValue,
+    In,
+    Put,
+    Ref,
+    Span,
+    Stored,
+    Touch,
+    Write,
+    as_int,
+)
+from agno_docstores.schema import HISTORIES, RUNS, SESSIONS, reminder_ref
 from agno_docstores.tallies import withdraw
 
 log = logging.getLogger("agno_docstores")
@@ -37,6 +56,7 @@ GRACE = 600  # seconds after which a revision that never appeared is given up; c
 TOMBSTONE_LIFE = 7 * 86_400  # seconds that a deleted run is remembered for other processes' caches
 #: In a history, that something has changed that the metrics count.
 MARKED: Mapping[str, FieldValue] = {"uncounted": True}
+WAITS = "PAUSED"  # the status of a run that awaits a human
 MOST_RUNS = 100  # asked for at a time where a walk may end early
 CACHE_LIFE = 86_400  # seconds after which a cached history that was not looked at is dropped; far below the above
 
@@ -68,6 +88,31 @@ class RunDraft:
     expires_at: int | None = None
     #: Fields of the session's own record and body that change together with the run.
     session: tuple[Mapping[str, FieldValue], Mapping[str, Json]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What the write of a run finds: the session it goes to and the head of its history; `session`: its record, where
+    it may have an expiry; `existing`: what is stored under the run's id, be it a tombstone or another history's."""
+
+    session_id: str
+    head: Stored
+    session: Stored | None
+    existing: Stored | None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether what is stored is of this history, and not left behind by a session that had this id before."""
+        return self.existing is not None and self.existing.fields.get("incarnation") == self.head.fields["incarnation"]
+
+    @property
+    def run(self) -> Stored | None:
+        """The run as it is."""
+        return self.existing if self.is_own and live(self.existing) else None
+
+    @property
+    def waits(self) -> bool:
+        return self.run is not None and self.run.fields.get("status") == WAITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +159,12 @@ class Histories:
     processes write is seen at once.
     """
 
-    def __init__(self, kernel: Kernel, *, cache_bytes: int = 64_000_000, cache_sessions: int = 256) -> None:
+    def __init__(
+        self, kernel: Kernel, *, life: int | None = None, cache_bytes: int = 64_000_000, cache_sessions: int = 256
+    ) -> None:
+        """`life`: seconds from the last write of a session to its expiry; None: this handle gives it none."""
         self.kernel = kernel
+        self.life = life
         self._cache_bytes = cache_bytes
         self._cache_sessions = cache_sessions
         self._cache: OrderedDict[str, CachedHistory] = OrderedDict()
@@ -288,6 +337,9 @@ class Histories:
 
     def forget(self, session_id: str) -> None:
         self._cache.pop(session_id, None)
+        self.forget_heads(session_id)
+
+    def forget_heads(self, session_id: str) -> None:
         self.kernel.recent.forget(session_ref(session_id))
         self.kernel.recent.forget(history_ref(session_id))
 
@@ -315,65 +367,79 @@ class Histories:
         """
 
         async def attempt(fresh: bool) -> Stored | None:
-            existing, head, current = await self._before_write(run_id, session_id, user_id, fresh or look_first)
-            draft = decide(existing if live(existing) else None, head)
+            before = await self._before_write(run_id, session_id, user_id, fresh or look_first)
+            draft = decide(before.run, before.head)
             if draft is None:
                 return None
-            return await self._store(run_id, current, existing, head, user_id, draft)
+            stored = await self._store(run_id, user_id, before, draft)
+            if before.waits and not _waits(draft):
+                await self._let_go(before.session_id)
+            return stored
 
         async with self.kernel.io.lock(f"history/{session_id}"):
             return await self.kernel.transact(f"write of run {run_id!r} to session {session_id!r}", attempt)
 
-    async def _before_write(
-        self, run_id: str, session_id: str, user_id: str | None, look: bool
-    ) -> tuple[Stored | None, Stored, str]:
-        """The run as it is, the head of its session's history, and that session's id: remembered, or read."""
+    async def _before_write(self, run_id: str, session_id: str, user_id: str | None, look: bool) -> Before:
+        """What is written to, as remembered or read. Nothing is refused on remembered state."""
         head = self.kernel.recent.get(history_ref(session_id))
+        session = self.kernel.recent.get(session_ref(session_id))
         existing: Stored | None = None
-        known = None
         if not look and isinstance(head, Stored):
             known = self._known(session_id, head)
             existing = known.runs.get(run_id) if known is not None else None
-        if look or not isinstance(head, Stored) or not self._may_write(head, user_id):
-            # Nothing is refused on remembered state: the owner may have changed since.
-            existing, head = await self.kernel.get_many([run_ref(run_id), history_ref(session_id)])
+        if (
+            look
+            or not isinstance(head, Stored)
+            or not self._may_write(head, user_id)
+            or (self._is_mortal(head) and not isinstance(session, Stored))
+        ):
+            refs = [run_ref(run_id), history_ref(session_id)]
+            mortal = self.life is not None or (isinstance(head, Stored) and self._is_mortal(head))
+            existing, head, *more = await self.kernel.get_many([*refs, session_ref(session_id)] if mortal else refs)
+            session = more[0] if more else None
             self.kernel.recent.note(history_ref(session_id), head)
         if live(existing) and existing is not None and existing.fields["session_id"] != session_id:
             session_id = str(existing.fields["session_id"])
-            head = await self.kernel.get(history_ref(session_id))
+            session, head = await self.heads(session_id)
         if head is None or head.fields.get("deleting"):
             raise SessionNotFoundError(session_id)
+        if self._is_mortal(head):
+            if not isinstance(session, Stored):
+                session = await self.kernel.get(session_ref(session_id))
+            if session is None:  # it has expired, or the store has removed it for that
+                raise SessionNotFoundError(session_id)
+            self.kernel.recent.note(session.ref, session)
         if not self._may_write(head, user_id):
             raise OwnershipError("session", session_id, user_id)
-        if live(existing) and existing is not None and not _owned_or_free(existing, user_id):
+        before = Before(session_id, head, session if isinstance(session, Stored) else None, existing)
+        if before.run is not None and not _owned_or_free(before.run, user_id):
             raise OwnershipError("run", run_id, user_id)
-        return existing, head, session_id
+        return before
+
+    def _is_mortal(self, head: Stored) -> bool:
+        """Whether a session may have an expiry."""
+        return self.life is not None or bool(head.fields.get("mortal"))
 
     @staticmethod
     def _may_write(head: Stored, user_id: str | None) -> bool:
         return _owned_or_free(head, user_id) and not head.fields.get("deleting")
 
-    async def _store(
-        self, run_id: str, session_id: str, existing: Stored | None, head: Stored, user_id: str | None, draft: RunDraft
-    ) -> Stored:
-        keeps_place = existing is not None and (live(existing) or bool(draft.fields.get("deleted")))
-        if existing is not None and existing.fields.get("incarnation") != head.fields["incarnation"]:
-            keeps_place = False  # left behind by a session that had this id before
+    async def _store(self, run_id: str, user_id: str | None, before: Before, draft: RunDraft) -> Stored:
+        session_id, head, existing = before.session_id, before.head, before.existing
+        atomic = self.kernel.driver.atomic
+        keeps_place = before.run is not None or (before.is_own and bool(draft.fields.get("deleted")))
         step = 0
         if not keeps_place:
             step = max(1, (draft.run_index if draft.run_index is not None else -1) + 1 - _int(head, "next_index"))
-        if self.kernel.driver.atomic:
-            after = replace(
-                head,
-                fields={
-                    **head.fields,
-                    **MARKED,
-                    "revision": _int(head, "revision") + 1,
-                    "next_index": _int(head, "next_index") + step,
-                },
-            )
+        expires_at = self._moved(before, draft)
+        changes: dict[str, FieldValue] = {**MARKED}
+        if expires_at is not None:
+            changes["mortal"] = True
+        if atomic:
+            counted = {"revision": _int(head, "revision") + 1, "next_index": _int(head, "next_index") + step}
+            after = replace(head, fields={**head.fields, **changes, **counted})
         else:
-            after = await self._take_revision(session_id, head, user_id, step)
+            after = await self._take_revision(session_id, head, user_id, step, changes)
         started = self.kernel.io.now()
         index = _int(existing, "run_index") if keeps_place and existing is not None else _int(after, "next_index") - 1
         fields: dict[str, FieldValue] = {
@@ -383,6 +449,7 @@ class Histories:
             "revision": after.fields["revision"],
             "replaces": existing.fields.get("revision") if existing is not None else None,
             "incarnation": after.fields["incarnation"],
+            "size": len(draft.run_data.text.encode()) if not draft.fields.get("deleted") else 0,
         }
         put = Put(
             run_ref(run_id, session_id, index),
@@ -391,51 +458,126 @@ class Histories:
             existing.rev if existing is not None else Expect.ABSENT,
             draft.expires_at,
         )
-        writes: list[Any] = [put]
-        if self.kernel.driver.atomic:
-            writes.append(Put(history_ref(session_id), after.fields, {}, head.rev))
-        if draft.session is not None:
-            writes = await self._with_session(session_id, draft, writes)
-        revs = await self.kernel.commit(writes)
-        if not self.kernel.driver.atomic and self.kernel.io.now() - started > WRITE_LEASE:
+        session = await self._session_change(before, draft, expires_at)
+        first = session is not None and before.session is not None and before.session.expires_at is None
+        due = [reminder(session_id, self._due_at(expires_at))] if expires_at is not None and first else []
+        if atomic:
+            own = [put, Put(history_ref(session_id), after.fields, {}, head.rev)]
+            revs = await self.kernel.commit([*own, *([session] if session is not None else []), *due])
+            head_rev, session_rev = revs[1], revs[2] if session is not None else None
+        else:
+            for write in due:
+                await self.kernel.commit([write])
+            session_rev = (await self.kernel.commit([session]))[0] if session is not None else None
+            revs, head_rev = await self.kernel.commit([put]), None
+        if not atomic and self.kernel.io.now() - started > WRITE_LEASE:
             # Readers may have given this revision up: store the run again under a new one.
             self.kernel.recent.forget(history_ref(session_id))
             raise Conflict([put.ref])
         rev = revs[0]
         assert rev is not None
+        if isinstance(session, Touch) and before.session is not None and session_rev is not None:
+            touched = replace(before.session, rev=session_rev, expires_at=session.expires_at)
+            self.kernel.recent.note(session.ref, touched)
         stored = Stored(put.ref, rev, dict(fields), {"run_data": draft.run_data}, draft.expires_at)
-        self._note_write(session_id, replace(after, rev=revs[1] or after.rev) if len(revs) > 1 else after, stored)
+        self._note_write(session_id, replace(after, rev=head_rev or after.rev), stored)
         return stored
 
-    async def _with_session(self, session_id: str, draft: RunDraft, writes: list[Any]) -> list[Any]:
-        """Add the change of the session's record; where one commit cannot hold both, it is stored before the run."""
-        assert draft.session is not None
-        session = await self.kernel.get(session_ref(session_id))
+    async def _session_change(self, before: Before, draft: RunDraft, expires_at: int | None) -> Put | Touch | None:
+        """What becomes of the session's own record with a run: its content where the draft says so, its expiry, or
+        nothing."""
+        if draft.session is None:
+            if expires_at is None:
+                return None
+            assert before.session is not None
+            return Touch(before.session.ref, expires_at, before.session.rev)
+        session = await self.kernel.get(session_ref(before.session_id))
         if session is None:
-            raise SessionNotFoundError(session_id)
+            raise SessionNotFoundError(before.session_id)
         fields, body = draft.session
-        change = Put(
+        self.kernel.recent.forget(session.ref)
+        return Put(
             session.ref,
             {**session.fields, **fields, "version": _int(session, "version") + 1},
             {**(session.body or {}), **body},
             session.rev,
-            session.expires_at,
+            expires_at if expires_at is not None else session.expires_at,
         )
-        self.kernel.recent.forget(session.ref)
-        if self.kernel.driver.atomic:
-            return [*writes, change]
-        await self.kernel.commit([change])
-        return writes
 
-    async def _take_revision(self, session_id: str, head: Stored, user_id: str | None, step: int) -> Stored:
+    async def _take_revision(
+        self, session_id: str, head: Stored, user_id: str | None, step: int, also: Mapping[str, FieldValue]
+    ) -> Stored:
         guard: list[Condition] = [Eq("deleting", False), Eq("incarnation", head.fields["incarnation"])]  # type: ignore[arg-type]
         if user_id is not None:
             guard.append(In("user_id", (None, user_id)))
-        after = await self.kernel.add(history_ref(session_id), {"revision": 1, "next_index": step}, guard, MARKED)
+        after = await self.kernel.add(history_ref(session_id), {"revision": 1, "next_index": step}, guard, also)
         if after is None:  # the owner changed, or the session went: look again and say which
             self.kernel.recent.forget(history_ref(session_id))
             raise Conflict([history_ref(session_id)])
         return after
+
+    # --- Expiry -----------------------------------------------------------------------------------------------------
+
+    def stamp(self, session: Stored | None) -> int | None:
+        """When a session that is written now expires, as it was before (None: it is new)."""
+        if session is not None and (self.life is None or is_held(session)):
+            return session.expires_at
+        return None if self.life is None else self.kernel.now() + self.life
+
+    def _due_at(self, expires_at: int) -> int:
+        """When to look whether a session with this expiry has expired."""
+        return expires_at if expires_at != HELD else self.kernel.now() + (self.life or UNKNOWN_LIFE)
+
+    def reminder(self, session_id: str, expires_at: int) -> Put:
+        return reminder(session_id, self._due_at(expires_at))
+
+    def _moved(self, before: Before, draft: RunDraft) -> int | None:
+        """To when a run moves the expiry of its session; None: it stays as it is."""
+        session = before.session
+        if session is None:
+            return None
+        if _waits(draft):
+            return HELD  # also where it is held: whoever is just letting it go has to notice
+        expires_at = self.stamp(session)
+        if expires_at is None or session.expires_at is None:
+            return expires_at
+        slack = min(SLACK, (self.life or 0) // SLACK_PART)
+        return expires_at if expires_at - session.expires_at > slack else None
+
+    async def _let_go(self, session_id: str) -> None:
+        """A run that waited goes on. Should this fail, the next sweep does it."""
+        try:
+            await self.let_go(session_id)
+        except DocstoreError as error:
+            log.warning("session %r stays held by a run that waits no more, until a sweep: %s", session_id, error)
+
+    async def let_go(self, session_id: str) -> int | None:
+        """Give a held session its expiry back, if none of its runs waits any more; its expiry then. 2 requests and the
+        runs' headers."""
+        if self.life is None:
+            return None
+
+        async def attempt(fresh: bool) -> int | None:
+            session, head = await self.heads(session_id)
+            if session is None or head is None:
+                return None
+            # Read after the session: a run that comes to wait meanwhile touches the session.
+            if not is_held(session) or await self.any_run(session_id, head, (WAITS,)):
+                return session.expires_at
+            touch = Touch(session.ref, self.kernel.now() + (self.life or 0), session.rev)
+            (rev,) = await self.kernel.commit([touch])
+            assert rev is not None
+            self.kernel.recent.note(session.ref, replace(session, rev=rev, expires_at=touch.expires_at))
+            return touch.expires_at
+
+        return await self.kernel.transact(f"expiry of session {session_id!r}", attempt)
+
+    async def any_run(self, session_id: str, head: Stored, statuses: tuple[str, ...]) -> bool:
+        """Whether a run of the history is in one of these states, or may be, for it is just being written."""
+        found = Span(RUNS.name, "order", (session_id,), body=False, limit=1, where=(In("status", statuses),))
+        return bool(await self.kernel.span(found)) or await self.in_flight(session_id, head)
+
+    # --- Bookkeeping ------------------------------------------------------------------------------------------------
 
     def _note_write(self, session_id: str, head: Stored, run: Stored) -> None:
         self.kernel.recent.note(history_ref(session_id), head)
@@ -490,13 +632,48 @@ class Histories:
 
     # --- Removal ----------------------------------------------------------------------------------------------------
 
+    async def condemn(self, session: Stored | None, head: Stored) -> Stored:
+        """Take a session away and mark its history as deleting, in one commit, if both are still as they were read;
+        the history as it is then. From here on nobody reads the session or adds to it. Raises `Conflict`."""
+        fields = {**head.fields, **MARKED, "deleting": True}
+        writes: list[Write] = [Put(head.ref, fields, {}, head.rev)]
+        if session is not None:
+            writes.insert(0, Delete(session.ref, session.rev))
+        revs = await self.kernel.commit(writes)
+        assert revs[-1] is not None
+        self.forget(head.ref.id)
+        return Stored(head.ref, revs[-1], fields, {})
+
     async def purge(self, session_id: str, head: Stored) -> None:
-        """Take a session marked as deleting out of the metrics, remove its runs, then the mark. Repeating it goes on
-        where it stopped."""
+        """Take a session marked as deleting out of the metrics, remove its runs, then the mark, and its reminder.
+        Repeating it goes on where it stopped."""
+        due = reminder_ref(SESSIONS.name, session_id)
+        mortal, atomic = bool(head.fields.get("mortal")), self.kernel.driver.atomic
+        reminding = await self.kernel.get(due) if mortal and not atomic else None
         await withdraw(self.kernel, session_id)
         await self.kernel.purge_children(session_id, RUNS, RUNS.index("changes"))
-        await self.kernel.commit([Delete(history_ref(session_id), head.rev)])
+        last: list[Write] = [Delete(history_ref(session_id), head.rev)]
+        await self.kernel.commit([*last, Delete(due)] if mortal and atomic else last)
+        if reminding is not None:
+            with suppress(Conflict):  # the session was begun anew
+                await self.kernel.commit([Delete(due, reminding.rev)])
         self.forget(session_id)
+
+    async def purge_strays(self, session_id: str) -> list[Stored]:
+        """Remove runs of which the store has reaped session and history; what they were. A session that is begun anew
+        under the id meanwhile keeps its own. 2 requests and the runs' headers."""
+        found = await self.kernel.span(Span(RUNS.name, "order", (session_id,), body=False))
+        if not found:
+            return []
+        # Read after the runs: a run of a history that is there now was written after it.
+        head = await self.kernel.get(history_ref(session_id))
+        own = head.fields.get("incarnation") if head is not None else None
+        strays = [run for run in found if run.fields.get("incarnation") != own]
+        gone = tuple({str(run.fields["incarnation"]) for run in strays})
+        if gone:
+            where = (In("incarnation", gone),)
+            await self.kernel.purge_children(session_id, RUNS, RUNS.index("order"), where)
+        return [run for run in strays if live(run)]
 
 
 def fresh_head(user_id: str | None, incarnation: str) -> dict[str, FieldValue]:
@@ -521,6 +698,10 @@ def _pages(count: int, first: int) -> Iterator[tuple[int, int]]:
     while start < count:
         yield start, start + length
         start, length = start + length, min(2 * length, MOST_RUNS)
+
+
+def _waits(draft: RunDraft) -> bool:
+    return draft.fields.get("status") == WAITS and not draft.fields.get("deleted")
 
 
 def _owned_or_free(record: Stored, user_id: str | None) -> bool:

@@ -97,12 +97,14 @@ class Recent:
     conflict, not correctness. `ABSENT` stands for a record that was seen not to be there.
     """
 
-    def __init__(self, size: int = 512) -> None:
+    def __init__(self, now: Callable[[], float], size: int = 512) -> None:
+        self._now = now
         self._size = size
         self._entries: OrderedDict[tuple[str, str], Stored | Expect] = OrderedDict()
 
     def get(self, ref: Ref) -> Stored | Expect | None:
-        return self._entries.get((ref.kind, ref.id))
+        found = self._entries.get((ref.kind, ref.id))
+        return None if isinstance(found, Stored) and expired(found, self._now()) else found
 
     def note(self, ref: Ref, record: Stored | None) -> None:
         key = (ref.kind, ref.id)
@@ -127,7 +129,9 @@ class Kernel:
         self.driver = driver
         self.provision = provision
         self._table_options = table_options
-        self.recent = Recent()
+        #: Names of the kinds whose records expire in the ordinary course: what is counted of them has to be alive.
+        self.expiring: frozenset[str] = frozenset()
+        self.recent = Recent(lambda: self.io.now())
         self._ensured: set[str] = set()
 
     @property
@@ -144,8 +148,9 @@ class Kernel:
         """Linearizable read; None if the store has no such record, or only an expired one. 1 read."""
         return (await self.get_many([ref]))[0]
 
-    async def get_many(self, refs: Sequence[Ref]) -> list[Stored | None]:
-        """The same for several, in order, in as few requests as the store has."""
+    async def get_many(self, refs: Sequence[Ref], *, expired: bool = False) -> list[Stored | None]:
+        """The same for several, in order, in as few requests as the store has. `expired`: also what has expired and is
+        still there, for whoever removes it."""
         if not refs:
             return []
 
@@ -156,7 +161,7 @@ class Kernel:
 
         nothing: list[Stored | None] = [None] * len(refs)
         found = await self._reading(read, nothing)
-        return [self._alive(record) for record in found]
+        return list(found) if expired else [self._alive(record) for record in found]
 
     async def exists(self, table: str) -> bool:
         """Whether a table is there. What was created here is, also where the store keeps no empty one (Firestore)."""
@@ -292,8 +297,9 @@ class Kernel:
             and (self.driver.optional_indexes or not index.optional)
             and math.prod(len(equal[name][1]) for name in index.eq) <= MOST_SPANS
         ]
+        alive_at = self.now() if query.kind.name in self.expiring else None
         if not usable:
-            span = Span(query.kind.name, EVERYTHING, where=query.where)
+            span = Span(query.kind.name, EVERYTHING, where=query.where, alive_at=alive_at)
             return Plan((span,), query.where, ordered=query.sort is None)
 
         def rank(index: Index) -> tuple[int, bool]:
@@ -312,6 +318,7 @@ class Kernel:
                 high=bounds.high if bounds else None,
                 descending=query.descending and query.sort == index.sort,
                 where=query.where,
+                alive_at=alive_at,
             )
             for eq in product(*(equal[name][1] for name in index.eq))
         )
@@ -387,9 +394,7 @@ class Kernel:
         return sorted(records, key=key, reverse=query.descending)
 
     def _alive(self, record: Stored | None) -> Stored | None:
-        if record is not None and record.expires_at is not None and record.expires_at <= self.io.now():
-            return None
-        return record
+        return None if record is not None and expired(record, self.io.now()) else record
 
     # --- Writes -----------------------------------------------------------------------------------------------------
 
@@ -464,12 +469,13 @@ class Kernel:
                     await self.back_off(number - 1)
         raise ContentionError(what, CONFLICT_ATTEMPTS)
 
-    async def purge_children(self, parent: str, kind: Kind, index: Index) -> None:
-        """Remove all children of a parent, headers only read. Stops at the first failure; repeating it goes on."""
-        done = await self._reading(lambda: self.driver.delete_children(parent, kind), True)
+    async def purge_children(self, parent: str, kind: Kind, index: Index, where: tuple[Condition, ...] = ()) -> None:
+        """Remove all children of a parent, or those for which conditions hold; headers only read. Stops at the first
+        failure; repeating it goes on."""
+        done = await self._reading(lambda: self.driver.delete_children(parent, kind, where), True)
         if done:
             return
-        headers = await self.span(Span(kind.name, index.name, (parent,), body=False))
+        headers = await self.span(Span(kind.name, index.name, (parent,), body=False, where=where))
         failed = await self.write_many(Delete(header.ref) for header in headers)
         if failed:
             raise failed[0].error
@@ -587,6 +593,10 @@ def _values_of(condition: Condition, kind: Kind) -> tuple[Any, ...]:
     if isinstance(condition, In) and condition.field not in kind.multi and None not in condition.values:
         return tuple(dict.fromkeys(condition.values))
     return ()
+
+
+def expired(record: Stored, now: float) -> bool:
+    return record.expires_at is not None and record.expires_at <= now
 
 
 def new_token() -> str:

@@ -311,6 +311,8 @@ class MemoryDriver(Driver):
         for id, record in records.items():
             if not all(condition.holds(record.fields) for condition in span.where):
                 continue
+            if span.alive_at is not None and record.expires_at is not None and record.expires_at <= span.alive_at:
+                continue
             if span.index == EVERYTHING:
                 found.append((keys.encode((id,)), id))
                 continue

@@ -13,6 +13,9 @@ from typing import Any, TypedDict, get_args
 from agno.db.base import BaseDb
 
 from agno_docstores.domains.sessions import OnConflict
+from agno_docstores.lifetimes import SessionConfig
+
+__all__ = ["NOT_ON_ASYNC", "TABLE_ARGUMENTS", "SessionConfig", "StoreOptions", "agno_names", "attribute", "split"]
 
 #: Every table-name argument of `BaseDb`.
 TABLE_ARGUMENTS = tuple(
@@ -61,6 +64,8 @@ class StoreOptions(TypedDict, total=False):
     it saves is in `cache_stats`. A read looks at the store first, so that what other processes write is seen at once.
     `on_conflict`: what `upsert_session` does where another writer saved the session since this object was read: put
     both together ("merge"), raise `SessionConflictError` ("raise"), or write over it ("last_wins").
+    `session_config`: how long sessions live (`SessionConfig`, or a dict of its fields); the same in every process that
+    opens the store, so that all of them move and heed the expiry of a session.
     The rest are names of tables (collections), as `BaseDb` has them; `session_collection` and the like are accepted
     for `session_table` and the like, because Agno's own adapters for document stores spell them so.
     """
@@ -69,6 +74,7 @@ class StoreOptions(TypedDict, total=False):
     provision: bool
     cache_bytes: int
     on_conflict: OnConflict
+    session_config: SessionConfig | Mapping[str, Any] | None
     session_table: str | None
     runs_table: str | None
     memory_table: str | None
@@ -127,11 +133,12 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if not isinstance(value, str) or not value:
             raise ValueError(f"{name} must be a non-empty str, not {value!r}")
         tables[table] = value
-    unknown = others.keys() - {"id", "provision", "cache_bytes", "on_conflict"}
+    unknown = others.keys() - {"id", "provision", "cache_bytes", "on_conflict", "session_config"}
     if unknown:
         raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
     if others.get("on_conflict", "merge") not in get_args(OnConflict):
         raise ValueError(f"on_conflict must be one of {get_args(OnConflict)}, not {others['on_conflict']!r}")
+    others["session_config"] = SessionConfig.of(others.get("session_config"))
     return tables, others
 
 

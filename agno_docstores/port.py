@@ -272,6 +272,8 @@ class Span:
     is open; where either is given, a record whose sort field is null does not count. `after` is the cursor of the page
     before (exclusive). `limit` counts records. `body=False` asks for headers only: bodies are neither fetched nor paid
     for. `where` may be pushed down by the driver in full, in part or not at all: the kernel applies it again.
+    `alive_at`: epoch seconds; what has expired by then is not counted (`count`, `page_and_count`), and may be left out
+    of a scan, which the kernel does in any case.
     """
 
     kind: str
@@ -284,6 +286,7 @@ class Span:
     limit: int | None = None
     body: bool = True
     where: tuple[Condition, ...] = ()
+    alive_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +387,7 @@ class Driver(ABC):
 
     @abstractmethod
     async def count(self, span: Span) -> int:
-        """The exact number of entries of a span without `where`."""
+        """The exact number of entries of a span without `where`; under `alive_at`, of those that have not expired."""
 
     @abstractmethod
     async def add(
@@ -399,9 +402,9 @@ class Driver(ABC):
         returns the record afterwards. None: no such record, or the guard does not hold (read it to tell). A repetition
         after a lost reply may add twice."""
 
-    async def delete_children(self, parent: str, kind: Kind) -> bool:
-        """Optional: delete all children of a parent in one request of the store's own. False: not supported; the kernel
-        then scans headers and deletes in batches."""
+    async def delete_children(self, parent: str, kind: Kind, where: Sequence[Condition] = ()) -> bool:
+        """Optional: delete all children of a parent for which the conditions hold, in one request of the store's own.
+        False: not supported (for these); the kernel then scans headers and deletes in batches."""
         return False
 
     async def totals(

@@ -71,6 +71,7 @@ HISTORIES = Kind(
         "revision",  # counts the writes of runs; a run carries the revision of its last write
         "deleting",  # the session is gone, its runs are being removed
         "uncounted",  # True: something changed since the metrics counted this session; else null
+        "mortal",  # True: the session has, or had, an expiry, and a reminder
     ),
     indexes=(Index("uncounted", ("uncounted",), "incarnation", spread=True),),
     within="sessions",
@@ -96,6 +97,7 @@ RUNS = Kind(
         "deleted",  # a tombstone, kept a while so that other processes' caches learn of the deletion
         "model",  # this and the next: what the metrics count runs by
         "model_provider",
+        "size",  # bytes of the run's JSON text
         "created_at",
         "updated_at",
     ),
@@ -111,7 +113,7 @@ RUNS = Kind(
     ),
     parent="session_id",
     order="run_index",
-    volatile=frozenset({"status", "revision", "replaces", "updated_at"}),
+    volatile=frozenset({"status", "revision", "replaces", "size", "updated_at"}),
 )
 
 VERSIONS = Kind(
@@ -332,8 +334,8 @@ TALLIES = Kind(
     within="sessions",
 )
 
-#: That something has to be looked at by a certain time: that a session may have expired, that parts of a large value may
-#: have lost their head. It is written before what it is about and removed after it, so that a sweep finds whatever a
+#: That something has to be looked at by a certain time: that a session may have expired, that parts of a large value
+#: may have lost their head. It is written before what it is about and removed after it, so that a sweep finds what any
 #: process left behind, at a cost that depends on what is due and not on what there is. Looking may be in vain: then the
 #: reminder is set to a later time, and nothing that is written often has to move it.
 REMINDERS = Kind(

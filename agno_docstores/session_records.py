@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agno.db.base import SessionType
@@ -22,10 +22,10 @@ from agno.session import AgentSession, TeamSession, WorkflowSession
 from agno_docstores.codec import NULL, Json
 from agno_docstores.errors import Conflict, SessionConflictError
 from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
-from agno_docstores.kernel import Kernel, new_token
+from agno_docstores.kernel import Kernel, expired, new_token
 from agno_docstores.keys import check_id
 from agno_docstores.merging import Path, differences, merge, shown
-from agno_docstores.port import Condition, Delete, Eq, Expect, Expectation, FieldValue, Has, Put, Stored, Write, as_int
+from agno_docstores.port import Condition, Eq, Expect, Expectation, FieldValue, Has, Put, Rev, Stored, Write, as_int
 from agno_docstores.schema import SESSIONS
 
 Session = AgentSession | TeamSession | WorkflowSession
@@ -267,56 +267,114 @@ def may_replace(session: Stored, user_id: str | None) -> bool:
 
 
 async def commit_session(
-    kernel: Kernel,
-    session_id: str,
+    histories: Histories,
+    session: Stored,
     fields: Mapping[str, FieldValue],
     body: Mapping[str, Json],
-    expect: Expectation,
     head: tuple[Mapping[str, FieldValue], Expectation] | None,
-    expires_at: int | None = None,
-) -> tuple[Stored, Stored | None]:
-    """Write a session's record, and with it its history's where `head` says what that becomes. Raises `Conflict`;
-    nothing is remembered of either then. 1 request."""
-    ref, head_at = session_ref(session_id), history_ref(session_id)
-    writes: list[Write] = [Put(ref, fields, body, expect, expires_at)]
+) -> Stored:
+    """Write a session's record over what was read, and with it its history's where `head` says what that becomes. Its
+    expiry moves as its lifetime says. Raises `Conflict`; nothing is remembered of either then. 1 request; where the
+    session gets its first expiry, 1 or 2 more."""
+    kernel, session_id = histories.kernel, session.ref.id
+    expires_at = histories.stamp(session)
+    due: list[Write] = []
+    if expires_at is not None and (session.expires_at is None or expires_at < session.expires_at):
+        due = [histories.reminder(session_id, expires_at)]
+    if expires_at is not None and session.expires_at is None:
+        if head is None:
+            found = await _head_of(kernel, session_id, remembered=True)
+            head = (found.fields, found.rev)
+        head = ({**head[0], "mortal": True}, head[1])
+    writes: list[Write] = [Put(session.ref, fields, body, session.rev, expires_at)]
     if head is not None:
-        writes.append(Put(head_at, head[0], {}, head[1]))
+        writes.append(Put(history_ref(session_id), head[0], {}, head[1]))
     try:
-        revs = await kernel.commit(writes)
+        revs = await _commit_reminded(kernel, writes, due)
     except Conflict:
-        kernel.recent.forget(ref)
-        kernel.recent.forget(head_at)
+        histories.forget_heads(session_id)
         raise
     assert revs[0] is not None
-    stored = Stored(ref, revs[0], dict(fields), dict(body), expires_at)
-    kernel.recent.note(ref, stored)
-    if head is None:
-        return stored, None
-    assert revs[1] is not None
-    new_head = Stored(head_at, revs[1], dict(head[0]), {})
-    kernel.recent.note(head_at, new_head)
-    return stored, new_head
+    stored = Stored(session.ref, revs[0], dict(fields), dict(body), expires_at)
+    kernel.recent.note(session.ref, stored)
+    if head is not None:
+        assert revs[1] is not None
+        kernel.recent.note(history_ref(session_id), Stored(history_ref(session_id), revs[1], dict(head[0]), {}))
+    return stored
+
+
+async def _commit_reminded(kernel: Kernel, writes: list[Write], due: list[Write]) -> list[Rev | None]:
+    """Commit writes with a reminder of them, which must not be missing: it is written first where one commit cannot
+    hold both."""
+    if kernel.driver.atomic:
+        return (await kernel.commit([*writes, *due]))[: len(writes)]
+    for write in due:
+        await kernel.commit([write])
+    return await kernel.commit(writes)
 
 
 async def insert_session(
     histories: Histories, incoming: Incoming, updated_at: tuple[int | None] | None, head: Stored | None
 ) -> Stored:
     """Write a session that is not there, and its empty history. `updated_at`: (None: what `created_at` is). `head`:
-    what is left of a history of that id; its removal is finished first. Raises `Conflict`."""
-    kernel = histories.kernel
+    what is left of a history of that id, deleted or expired; its removal is finished first. Raises `Conflict`. 1
+    request; where sessions have a lifetime, 2 on MongoDB."""
+    kernel, session_id = histories.kernel, incoming.session_id
     if head is not None:
-        await histories.purge(incoming.session_id, head)
+        await remove_rest(histories, head)
+    expires_at = histories.stamp(None)
+    first: Row = fresh_head(incoming.user_id, new_token())
+    due: list[Write] = []
+    if expires_at is not None:
+        first["mortal"] = True
+        due = [histories.reminder(session_id, expires_at)]
+        if not kernel.driver.atomic:
+            due = await _after_strays(histories, due)
     created_at = incoming.created_at or kernel.now()
     fields, body = incoming.over(
         None, created_at=created_at, updated_at=updated_at[0] if updated_at is not None else created_at
     )
-    first = fresh_head(incoming.user_id, new_token())
-    stored, new_head = await commit_session(
-        kernel, incoming.session_id, fields, body, Expect.ABSENT, (first, Expect.ABSENT)
-    )
-    assert new_head is not None
-    histories.begin(incoming.session_id, new_head)
+    ref, head_at = session_ref(session_id), history_ref(session_id)
+    writes: list[Write] = [
+        Put(ref, fields, body, Expect.ABSENT, expires_at),
+        Put(head_at, first, {}, Expect.ABSENT),
+    ]
+    try:
+        revs = await _commit_reminded(kernel, writes, due)
+    except Conflict:
+        histories.forget_heads(session_id)
+        raise
+    assert revs[0] is not None and revs[1] is not None
+    stored = Stored(ref, revs[0], dict(fields), dict(body), expires_at)
+    kernel.recent.note(ref, stored)
+    new_head = Stored(head_at, revs[1], dict(first), {})
+    kernel.recent.note(head_at, new_head)
+    histories.begin(session_id, new_head)
     return stored
+
+
+async def _after_strays(histories: Histories, due: list[Write]) -> list[Write]:
+    """Store the reminder of a session that is to be inserted. A reminder that is there already may mean that the store
+    has reaped a session of this id, history and all, and left its runs: they go first."""
+    (put,) = due
+    assert isinstance(put, Put)
+    try:
+        await histories.kernel.commit([replace(put, expect=Expect.ABSENT)])
+    except Conflict:
+        await histories.purge_strays(put.fields["target"])  # type: ignore[arg-type]
+        return due
+    return []
+
+
+async def remove_rest(histories: Histories, head: Stored) -> None:
+    """Finish what a deletion has begun, or remove a session that has expired, given what is left of its history."""
+    session_id = head.ref.id
+    if not head.fields.get("deleting"):
+        (session,) = await histories.kernel.get_many([session_ref(session_id)], expired=True)
+        if session is not None and not expired(session, histories.kernel.now()):
+            raise Conflict([session.ref])
+        head = await histories.condemn(session, head)
+    await histories.purge(session_id, head)
 
 
 async def remove_session(histories: Histories, session_id: str, user_id: str | None) -> bool:
@@ -326,7 +384,6 @@ async def remove_session(histories: Histories, session_id: str, user_id: str | N
     history go. Whoever repeats it goes on. The history stays marked as uncounted meanwhile, so that an interrupted
     deletion is found through that index. 2 requests, and those of `Histories.purge`.
     """
-    kernel = histories.kernel
 
     async def attempt(fresh: bool) -> Stored | None:
         current, head = await histories.heads(session_id)
@@ -334,18 +391,11 @@ async def remove_session(histories: Histories, session_id: str, user_id: str | N
             return None
         if head.fields.get("deleting"):
             return head if user_id is None or head.fields.get("user_id") == user_id else None
-        if current is not None and not readable(current, user_id):
-            return None
-        fields = {**head.fields, **MARKED, "deleting": True}
-        writes: list[Write] = [Put(head.ref, fields, {}, head.rev)]
-        if current is not None:
-            writes.insert(0, Delete(current.ref, current.rev))
-        revs = await kernel.commit(writes)
-        assert revs[-1] is not None
-        histories.forget(session_id)
-        return Stored(head.ref, revs[-1], fields, {})
+        if current is None or not readable(current, user_id):
+            return None  # nobody's, or expired: that is for a sweep
+        return await histories.condemn(current, head)
 
-    marked = await kernel.transact(f"deletion of session {session_id!r}", attempt)
+    marked = await histories.kernel.transact(f"deletion of session {session_id!r}", attempt)
     if marked is None:
         return False
     await histories.purge(session_id, marked)
@@ -361,12 +411,18 @@ async def marked_head(
     before = (current.body or {}).get("session_data", NULL)
     if not adopted and _session_metrics(before) == _session_metrics(body.get("session_data", NULL)):
         return None
-    ref = history_ref(current.ref.id)
-    known = None if adopted else kernel.recent.get(ref)
+    head = await _head_of(kernel, current.ref.id, remembered=not adopted)
+    if not adopted and head.fields.get("uncounted"):
+        return None
+    return {**head.fields, **MARKED, "user_id": user_id}, head.rev
+
+
+async def _head_of(kernel: Kernel, session_id: str, *, remembered: bool) -> Stored:
+    """The head of a session's history, as remembered where that will do. Raises `Conflict` if the session is gone."""
+    ref = history_ref(session_id)
+    known = kernel.recent.get(ref) if remembered else None
     head = known if isinstance(known, Stored) else await kernel.get(ref)
     if head is None or head.fields.get("deleting"):
         kernel.recent.forget(ref)
         raise Conflict([ref])
-    if not adopted and head.fields.get("uncounted"):
-        return None
-    return {**head.fields, **MARKED, "user_id": user_id}, head.rev
+    return head

@@ -40,7 +40,7 @@ def summary_hook(
 
     For an async store it is a coroutine function: `arun`; for a sync store a plain one.
     """
-    summaries: Summaries = db._engine.domains["Summaries"]
+    summaries: Summaries = db._engine.domain("Summaries")
     summaries.manager, summaries.policy = manager, policy
 
     def chosen(component: Any) -> Manager:

@@ -85,12 +85,13 @@ def db(docstore: Any, runner: asyncio.Runner) -> Iterator[Awaitable]:
 
 
 @pytest.fixture
-def another(open_another: Callable[[], Any], runner: asyncio.Runner) -> Iterator[Callable[[], Awaitable]]:
-    """A function that opens one more handle on the storage of `db`, as another process would; closed at the end."""
+def another(open_another: Callable[..., Any], runner: asyncio.Runner) -> Iterator[Callable[..., Awaitable]]:
+    """A function that opens one more handle on the storage of `db`, as another process would; closed at the end. It
+    takes the constructor's settings, such as `session_config`."""
     opened: list[Any] = []
 
-    def make() -> Awaitable:
-        raw = open_another()
+    def make(**options: Any) -> Awaitable:
+        raw = open_another(**options)
         opened.append(raw)
         return Awaitable(raw)
 

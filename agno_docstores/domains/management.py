@@ -23,9 +23,10 @@ from agno_docstores.domains.owned import owner
 from agno_docstores.domains.runs import to_row
 from agno_docstores.domains.sessions import run_dicts
 from agno_docstores.errors import DocstoreError
-from agno_docstores.history import Histories, history_ref
-from agno_docstores.kernel import Kernel, Query
+from agno_docstores.history import Histories, history_ref, session_ref
+from agno_docstores.kernel import Kernel, Query, expired
 from agno_docstores.keys import check_id
+from agno_docstores.lifetimes import due
 from agno_docstores.port import Delete, Eq, Kind, Stored
 from agno_docstores.schema import (
     EVALS,
@@ -39,7 +40,7 @@ from agno_docstores.schema import (
     SPANS,
     TRACES,
 )
-from agno_docstores.session_records import Session, filters, readable, remove_session, to_session
+from agno_docstores.session_records import Session, filters, readable, remove_rest, remove_session, to_session
 from agno_docstores.totals import totals_of
 
 log = logging.getLogger("agno_docstores")
@@ -225,6 +226,7 @@ class Management:
         await self._each(purge, Query(SESSIONS, (Eq("user_id", whose),), "created_at"), self._purge_session)
         interrupted = (Eq("uncounted", True), Eq("user_id", whose), Eq("deleting", True))
         await self._each(purge, Query(HISTORIES, interrupted, "incarnation"), self._purge_session)
+        await self._each(purge, due(self.kernel.now(), sessions_only=True), self._purge_expired, body=True)
         for kind, name in OWNED:
             index = next(index for index in kind.indexes if index.eq == (name,))
             remove = self._purge_trace if kind is TRACES else self._purge_record
@@ -240,13 +242,18 @@ class Management:
         )
 
     async def _each(
-        self, purge: _Purge, query: Query, remove: Callable[[_Purge, Stored], Coroutine[Any, Any, None]]
+        self,
+        purge: _Purge,
+        query: Query,
+        remove: Callable[[_Purge, Stored], Coroutine[Any, Any, None]],
+        *,
+        body: bool = False,
     ) -> None:
         """Remove the records of a query; what fails is noted."""
         cursor: Any = None
         while True:
             try:
-                records, cursor = await self.kernel.stretch(query, cursor, PAGE, body=False)
+                records, cursor = await self.kernel.stretch(query, cursor, PAGE, body=body)
             except DocstoreError as error:
                 self._note(purge, query.kind, None, error)
                 return
@@ -270,6 +277,20 @@ class Management:
         if purge.dry_run or await remove_session(self.histories, session_id, purge.user_id):
             purge.removed[SESSIONS.name] += 1
             purge.removed[RUNS.name] += runs
+
+    async def _purge_expired(self, purge: _Purge, reminding: Stored) -> None:
+        """A session that may have expired, which no read shows any more."""
+        session_id = str(reminding.fields["target"])
+        session, head = await self.kernel.get_many([session_ref(session_id), history_ref(session_id)], expired=True)
+        if head is None or (session is not None and not expired(session, self.kernel.now())):
+            return
+        if head.fields.get("user_id") != purge.user_id:
+            return
+        runs = await self.kernel.count(Query(RUNS, (Eq("session_id", session_id), Eq("deleted", False))))
+        if not purge.dry_run:
+            await remove_rest(self.histories, head)
+        purge.removed[SESSIONS.name] += 1
+        purge.removed[RUNS.name] += runs
 
     async def _purge_record(self, purge: _Purge, header: Stored) -> None:
         if purge.dry_run or await self._remove(header, purge.user_id):

@@ -29,13 +29,13 @@ from agno_docstores.history import (
     TOMBSTONE_LIFE,
     Histories,
     RunDraft,
-    history_ref,
     live,
     run_ref,
 )
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id, encodable
-from agno_docstores.port import Condition, Eq, FieldValue, Stored
+from agno_docstores.lifetimes import expired_ids
+from agno_docstores.port import Condition, Eq, FieldValue, NotIn, Stored
 from agno_docstores.schema import RUNS
 from agno_docstores.session_records import session_name_of
 
@@ -89,10 +89,11 @@ class Runs:
 
     async def get_run(self, run_id: str, deserialize: bool | None = True) -> Run | Row | None:
         """Read one run by its id: the object, or the whole row. None if there is none. Linearizable. 1 request (2 on
-        DynamoDB). Raises on a failed read. No owner check: the contract leaves it to the caller."""
+        DynamoDB); where sessions have a lifetime 1 more, for a run goes with its session. Raises on a failed read. No
+        owner check: the contract leaves it to the caller."""
         check_id("run_id", run_id)
         run = await self.kernel.get(run_ref(run_id))
-        if run is None or not live(run):
+        if run is None or not live(run) or (self.histories.life is not None and not await self._in_session(run)):
             return None
         row = to_row(run)
         return deserialize_run(row["run_type"], row["run_data"]) if deserialize else row
@@ -119,11 +120,13 @@ class Runs:
         validate_pagination(limit, page)
         where: list[Condition] = [Eq("deleted", False)]
         if session_id is not None:
-            head = await self.kernel.get(history_ref(check_id("session_id", session_id)))
-            if head is None or head.fields.get("deleting"):
+            session, head = await self.histories.heads(check_id("session_id", session_id))
+            if session is None or head is None:
                 return [] if deserialize else ([], 0)
             where.append(Eq("session_id", session_id))
             where.append(Eq("incarnation", str(head.fields["incarnation"])))
+        elif self.histories.life is not None:
+            where.append(NotIn("session_id", await expired_ids(self.kernel)))
         for name, value in (
             ("user_id", user_id),
             ("agent_id", agent_id),
@@ -145,6 +148,11 @@ class Runs:
             return [deserialize_run(row["run_type"], row["run_data"]) for row in rows]
         runs, total = await self.kernel.page_and_total(query, offset=offset, limit=limit)
         return [to_row(run) for run in runs], total
+
+    async def _in_session(self, run: Stored) -> bool:
+        """Whether the session that a run was written to is still there."""
+        session, head = await self.histories.heads(str(run.fields["session_id"]))
+        return session is not None and head is not None and head.fields["incarnation"] == run.fields["incarnation"]
 
     # --- Writing ----------------------------------------------------------------------------------------------------
 

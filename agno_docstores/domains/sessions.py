@@ -23,18 +23,8 @@ from agno_docstores.history import MARKED, Histories, history_ref, session_ref
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
 from agno_docstores.merging import Path, shown
-from agno_docstores.port import (
-    Condition,
-    Contains,
-    Eq,
-    Expect,
-    In,
-    NotIn,
-    Range,
-    Span,
-    Stored,
-)
-from agno_docstores.schema import RUNS, SESSIONS
+from agno_docstores.port import Condition, Contains, Eq, Expect, NotIn, Range, Stored
+from agno_docstores.schema import SESSIONS
 from agno_docstores.session_records import (
     Incoming,
     Reading,
@@ -295,10 +285,7 @@ class Sessions:
             updated_at=updated_at[0] if updated_at is not None else self.kernel.now(),
         )
         head = await marked_head(self.kernel, current, body, incoming.user_id)
-        stored, _ = await commit_session(
-            self.kernel, incoming.session_id, fields, body, current.rev, head, current.expires_at
-        )
-        return stored
+        return await commit_session(self.histories, current, fields, body, head)
 
     async def rename_session(
         self,
@@ -320,10 +307,7 @@ class Sessions:
             data = data if isinstance(data, dict) else {}
             named = {"session_data": Json.of({**data, "session_name": session_name}, "session_data")}
             fields, body = changed(current, named, updated_at=self.kernel.now())
-            stored, _ = await commit_session(
-                self.kernel, session_id, fields, body, current.rev, None, current.expires_at
-            )
-            return stored, head
+            return await commit_session(self.histories, current, fields, body, None), head
 
         renamed = await self.kernel.transact(f"rename of session {session_id!r}", attempt)
         if renamed is None:
@@ -362,12 +346,11 @@ class Sessions:
             current, head = await self.histories.heads(session_id)
             if current is None or head is None or current.fields.get("user_id") != owner_key(previous_user_id):
                 return False
-            active = Span(RUNS.name, "order", (session_id,), body=False, limit=1, where=(In("status", ACTIVE),))
-            if await self.kernel.span(active) or await self.histories.in_flight(session_id, head):
+            if await self.histories.any_run(session_id, head, ACTIVE):
                 return False
             fields, body = changed(current, {}, user_id=new_owner)
             owner = ({**head.fields, **MARKED, "user_id": new_owner}, head.rev)
-            await commit_session(self.kernel, session_id, fields, body, current.rev, owner, current.expires_at)
+            await commit_session(self.histories, current, fields, body, owner)
             return True
 
         return await self.kernel.transact(f"transfer of session {session_id!r}", attempt)

@@ -160,10 +160,7 @@ class State:
         fields, body = changed(session, parts, updated_at=self.kernel.now())
         owner = session.fields.get("user_id")
         head = await marked_head(self.kernel, session, body, owner if isinstance(owner, str) else None)
-        stored, _ = await commit_session(
-            self.kernel, session.ref.id, fields, body, session.rev, head, session.expires_at
-        )
-        return stored
+        return await commit_session(self.histories, session, fields, body, head)
 
     async def _read(self, session_id: str) -> Stored | None:
         session, _ = await self.histories.heads(check_id("session_id", session_id))
@@ -211,10 +208,7 @@ class State:
             created_at: Any = current.fields["created_at"]
             fields, body = incoming.over(current, created_at=created_at, updated_at=self.kernel.now())
             marked = await marked_head(self.kernel, current, body, incoming.user_id)
-            stored, _ = await commit_session(
-                self.kernel, incoming.session_id, fields, body, current.rev, marked, current.expires_at
-            )
-            return stored
+            return await commit_session(self.histories, current, fields, body, marked)
 
         return await self.kernel.transact(f"save of session {incoming.session_id!r}", attempt)
 

@@ -340,10 +340,7 @@ class Summaries:
                 )
                 return None
             fields, body = changed(session, {"summary": part}, updated_at=self.kernel.now(), **covered, **FREE)
-            stored, _ = await commit_session(
-                self.kernel, session.ref.id, fields, body, session.rev, None, session.expires_at
-            )
-            return stored
+            return await commit_session(self.histories, session, fields, body, None)
 
         return await self.kernel.transact(f"summary of session {claim.session.ref.id!r}", attempt)
 
@@ -370,16 +367,7 @@ class Summaries:
 
     async def _mark(self, session: Stored, fields: dict[str, Any]) -> Stored:
         """Change fields that are no content: the version stays."""
-        stored, _ = await commit_session(
-            self.kernel,
-            session.ref.id,
-            {**session.fields, **fields},
-            session.body or {},
-            session.rev,
-            None,
-            session.expires_at,
-        )
-        return stored
+        return await commit_session(self.histories, session, {**session.fields, **fields}, session.body or {}, None)
 
 
 def _reader(session_id: str, user_id: str | None) -> Callable[[Stored], None]:

@@ -41,6 +41,7 @@ from agno_docstores.port import (
     NotIn,
     Predicate,
     Put,
+    Range,
     Ref,
     Rev,
     Stored,
@@ -500,10 +501,13 @@ class Expressions:
             return self._among(layout, condition.field, (condition.value,))
         if isinstance(condition, In):
             return self._among(layout, condition.field, condition.values)
-        path = self.field(layout, condition.field)
         if isinstance(condition, NotIn):
             found = self._among(layout, condition.field, condition.values)
             return None if found is None else f"NOT {found}"
+        if isinstance(condition, Range) and not _plain((condition.low, condition.high)):
+            return None
+        # From here on what is named is used, as DynamoDB demands.
+        path = self.field(layout, condition.field)
         if isinstance(condition, Has):
             return f"contains({path}, {self.value(condition.value)})"
         bounds = [
@@ -511,14 +515,12 @@ class Expressions:
             for sign, bound in ((">=", condition.low), ("<=", condition.high))
             if bound is not None
         ]
-        if not _plain((condition.low, condition.high)):
-            return None
         # A number that DynamoDB cannot hold as it is was stored as a map, which no bound compares with.
         inside = " AND ".join([f"attribute_exists({path})", *bounds])
         return f"(({inside}) OR attribute_type({path}, {self.value('M')}))"
 
     def _among(self, layout: Layout, name: str, values: Sequence[Scalar]) -> str | None:
-        if not _plain(values) or any(isinstance(value, float) for value in values):
+        if not values or not _plain(values) or any(isinstance(value, float) for value in values):
             return None
         path = self.field(layout, name)
         wanted = [value for value in values if value is not None]

@@ -15,8 +15,8 @@ saves two index entries a document, and have Firestore remove what has expired (
     gcloud firestore indexes fields update body --collection-group=agno_runs --disable-indexes
     gcloud firestore fields ttls update expires_at --collection-group=agno_runs --enable-ttl
 
-The declared fields are for people and their ad-hoc queries; the driver queries `ix_` fields alone, so the others may be
-exempted likewise.
+The declared fields are for people and their ad-hoc queries; the driver queries `ix_` fields, and `expires_at` where
+sessions have a lifetime, so the others may be exempted likewise.
 """
 
 from __future__ import annotations
@@ -236,7 +236,44 @@ class FirestoreDriver(Driver):
             after, size = cursor, min(most, size * (2 if span.body else 4))
 
     async def count(self, span: Span) -> int:
-        """1 request, a read for each 1,000 entries."""
+        """1 request, a read for each 1,000 entries; under `alive_at` 1 more, and a read for each document of the kind
+        that has expired and is still there."""
+        if span.alive_at is None:
+            return await self._count(span)
+        entries, expired = await self.io.gather(self._count(span), self._count_expired(span, span.alive_at))
+        return entries - expired
+
+    async def _count_expired(self, span: Span, now: int) -> int:
+        """Of the entries of a span, those of documents that have expired. A condition on two fields would need a
+        composite index, so what has expired is read, and looked through here."""
+        kind = self.kinds[span.kind]
+        index = None if span.index == EVERYTHING else kind.index(span.index)
+        path = None if index is None else documents.index_path(kind, index, span.eq)
+        first, last = documents.index_range(span.eq, span.low, span.high)
+        found = 0
+        after: Any = None
+        while True:
+            query = self._query_from(self.collections[span.kind])
+            query.where.field_filter.field.field_path = documents.EXPIRES_AT
+            query.where.field_filter.op = _Filter.LESS_THAN_OR_EQUAL
+            query.where.field_filter.value.timestamp_value.seconds = now
+            for name in (documents.EXPIRES_AT, _NAME):
+                query.order_by.add(direction=_Direction.ASCENDING).field.field_path = name
+            for name in (documents.ID, documents.REV, documents.EXPIRES_AT, *([".".join(path)] if path else [])):
+                query.select.fields.add(field_path=name)
+            if after is not None:
+                query.start_at.values.add().CopyFrom(after.fields[documents.EXPIRES_AT])
+                query.start_at.values.add().reference_value = after.name
+            query.limit.value = HEADER_PAGE
+            page = await self._run_query(query)
+            for document in filter(documents.is_record, page):
+                text = first if path is None else _entry(document, path)
+                found += text is not None and first <= text and (last is None or text < last)
+            if len(page) < HEADER_PAGE:
+                return found
+            after = page[-1]
+
+    async def _count(self, span: Span) -> int:
         request = types.RunAggregationQueryRequest.pb()(parent=self._documents())
         query = self._query(replace(span, after=None), None, None)
         query.ClearField("select")
@@ -291,9 +328,7 @@ class FirestoreDriver(Driver):
         if span.index == EVERYTHING:
             return str(document.name.rpartition("/")[2])
         kind = self.kinds[span.kind]
-        name, *slot = documents.index_path(kind, kind.index(span.index), span.eq)
-        value = document.fields[name]
-        return str((value.map_value.fields[slot[0]] if slot else value).string_value)
+        return _entry(document, documents.index_path(kind, kind.index(span.index), span.eq)) or ""
 
     async def _run_query(self, query: Any) -> list[Any]:
         request = types.RunQueryRequest.pb()(parent=self._documents())
@@ -518,6 +553,15 @@ class FirestoreDriver(Driver):
         if isinstance(error, gcp.PermissionDenied | gcp.Unauthenticated):
             reason += " (these credentials need the role roles/datastore.user on the project)"
         return StoreError(operation, where, reason)
+
+
+def _entry(document: Any, path: tuple[str, ...]) -> str | None:
+    """The text of a document's index entry; None if it has none."""
+    name, *slot = path
+    value = document.fields.get(name)
+    if value is not None and slot:
+        value = value.map_value.fields.get(slot[0])
+    return None if value is None else str(value.string_value)
 
 
 def _is_lost_race(error: gcp.GoogleAPICallError) -> bool:

@@ -47,9 +47,9 @@ from agno_docstores.port import (
     is_insert,
 )
 from agno_docstores_mongo.clients import Clients, Place
-from agno_docstores_mongo.layout import EXPIRES, ITEM_LIMIT, PUSHES, Change, Layout
+from agno_docstores_mongo.layout import ITEM_LIMIT, PUSHES, Change, Layout
 from agno_docstores_mongo.translation import DUPLICATE, is_unauthorized, of_code
-from agno_docstores_mongo.values import encode_field, encode_time
+from agno_docstores_mongo.values import encode_field
 
 BATCH = 1000  # documents that one reply may bring; also the ids that one read asks for
 ATTEMPTS = 5  # at what only a race with another writer can make fail
@@ -443,13 +443,16 @@ class MongoDriver(Driver):
             return replace(current, fields=fields, rev=Rev(token))
         raise Conflict([ref])
 
-    async def delete_children(self, parent: str, kind: Kind) -> bool:
+    async def delete_children(self, parent: str, kind: Kind, where: Sequence[Condition] = ()) -> bool:
         """1 request, whatever their number; the server reads neither them nor us their bodies."""
         shape = self.layout.shapes[kind.name]
         if kind.parent is None or shape.part is not None or len(self.layout.sharing(shape.collection)) > 1:
             return False
-        where = {kind.parent: {"$eq": parent}, **shape.present}
-        await self.io(self._collection(shape.collection).delete_many, where, op="delete_many")
+        if any(type(condition) not in PUSHES for condition in where):
+            return False
+        clauses = [{kind.parent: {"$eq": parent}}, shape.present]
+        clauses += [self.layout.matching(shape, condition) for condition in where]
+        await self.io(self._collection(shape.collection).delete_many, {"$and": clauses}, op="delete_many")
         return True
 
     async def totals(
@@ -459,7 +462,7 @@ class MongoDriver(Driver):
         shape = self.layout.shapes[kind.name]
         if kind.parent is None or shape.part is not None:
             return None
-        alive = {"$or": [{EXPIRES: None}, {EXPIRES: {"$gt": encode_time(int(self.io.now()))}}]}
+        alive = self.layout.alive(shape, int(self.io.now()))
         pipeline = [
             {"$match": {kind.parent: {"$in": list(parents)}, **shape.present, **alive}},
             {"$group": {"_id": f"${kind.parent}", "n": {"$sum": 1}, **{name: {"$sum": f"${name}"} for name in sums}}},

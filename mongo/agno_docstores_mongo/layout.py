@@ -280,6 +280,8 @@ class Layout:
         shape = self.shapes[span.kind]
         clauses: list[Filter] = [shape.present]
         clauses += [self.matching(shape, condition) for condition in span.where if type(condition) in PUSHES]
+        if span.alive_at is not None:
+            clauses.append(self.alive(shape, span.alive_at))
         direction = -1 if span.descending else 1
         if span.index == EVERYTHING:
             return {"$and": clauses}, [("_id", direction)]
@@ -295,6 +297,12 @@ class Layout:
         if bounds:
             clauses.append({shape.path(index.sort): bounds})
         return {"$and": clauses}, [(shape.path(index.sort), direction), ("_id", direction)]
+
+    @staticmethod
+    def alive(shape: Shape, now: int) -> Filter:
+        """That a record has not expired by then."""
+        path = shape.path(EXPIRES)
+        return {"$or": [{path: None}, {path: {"$gt": encode_time(now)}}]}
 
     def after(self, span: Span) -> Filter:
         """What comes after the cursor `(sort value, id)` of a span, in its order. Null is the least."""

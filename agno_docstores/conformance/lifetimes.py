@@ -1,0 +1,290 @@
+"""Sessions that expire: who sees them, what keeps them, and what removes them. Beyond `BaseDb`.
+
+Needs the fixture `open_another`, which takes `session_config`. Nothing sleeps: the handles' clock is moved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from agno.db.base import SessionType
+from agno.run.base import RunStatus
+from agno.run.status_persist import RunPersistOutcome
+
+from agno_docstores.conformance.plugin import Awaitable
+from agno_docstores.conformance.runs import run_ids
+from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.errors import SessionConflictError, SessionNotFoundError
+
+LIFE = 100_000  # seconds; far more than a test takes, so that no store's own reaper has a part in it
+
+
+class Clock:
+    """The clock of every handle that `open` gives, and of Agno's own stamps: it stands still until it is moved."""
+
+    def __init__(self, open_another: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open = open_another
+        self.now = int(time.time())
+        monkeypatch.setattr("agno.db.utils.time", SimpleNamespace(time=lambda: self.now))
+
+    def open(self, **options: Any) -> Awaitable:
+        """A handle on the storage; by default one that gives sessions a life of `LIFE`."""
+        db: Awaitable = self._open(**{"session_config": {"ttl": LIFE}, **options})
+        db.io.now = lambda: self.now
+        return db
+
+    def move(self, seconds: int) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(another: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(another, monkeypatch)
+
+
+async def talk(db: Any, session_id: str, *run_ids: str, user_id: str | None = "u", **values: Any) -> None:
+    """A session with runs."""
+    data = {"session_name": f"name of {session_id}", "session_state": {"n": 1}}
+    await db.upsert_session(agent_session(session_id, user_id=user_id, session_data=data, **values))
+    for run_id in run_ids:
+        await db.upsert_run(run_of(run_id, status="COMPLETED"), session_id, user_id)
+
+
+async def ids(db: Any, **filters: Any) -> list[str]:
+    return sorted(session.session_id for session in await db.get_sessions(include_runs=False, **filters))
+
+
+# --- Expired ----------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_shows_a_session_that_has_expired(db: Any, clock: Clock) -> None:
+    db = clock.open()
+    await talk(db, "s1", "r1", "r2")
+    await db.upsert_run(run_of("waiting", status="PENDING"), "s1", "u")
+    clock.move(LIFE // 2)
+    await talk(db, "s2", "r3")
+    read_before = await db.get_session("s1")
+    clock.move(LIFE - LIFE // 2 - 1)
+    assert await run_ids(db, "s1") == ["r1", "r2", "waiting"] and await ids(db) == ["s1", "s2"]
+    clock.move(1)
+    for reader in (db, clock.open()):  # what a handle remembers makes no difference
+        for options in ({}, {"deserialize": False}, {"user_id": "u"}, {"runs_limit": 1}):
+            assert await reader.get_session("s1", **options) is None
+        assert await reader.get_session_data("s1") is None
+        for filters in ({}, {"user_id": "u"}, {"session_type": SessionType.AGENT}, {"component_id": "a1"}):
+            assert await ids(reader, **filters) == ["s2"]
+            rows, total = await reader.get_sessions(deserialize=False, limit=1, page=1, **filters)
+            assert ([row["session_id"] for row in rows], total) == (["s2"], 1)
+            assert await reader.get_sessions(deserialize=False, limit=1, page=2, **filters) == ([], 1)
+        assert await ids(reader, session_name="name of s1") == []
+        assert await reader.count_sessions() == await reader.count_sessions("u") == 1
+        assert [s.session_id for s in await reader.get_recent_sessions(user_id="u")] == ["s2"]
+        assert await reader.get_run("r1") is None
+        assert await reader.get_runs(session_id="s1") == []
+        rows, total = await reader.get_runs(user_id="u", limit=1, deserialize=False)
+        assert ([row["run_id"] for row in rows], total) == (["r3"], 1)
+        assert [run.run_id for run in await reader.get_runs()] == ["r3"]
+        assert await reader.rename_session("s1", None, "new") is None
+        assert await reader.touch_session("s1") is False
+        assert await reader.delete_run("r1") is False
+        assert await reader.cancel_pending_run("waiting", session_id="s1", reason="x", user_id="u") is False
+        outcome = await reader.update_run_in_session("s1", "r1", {"content": "x"}, user_id="u")
+        assert outcome is RunPersistOutcome.MISSING
+        assert await reader.append_run_to_session_if_absent("s1", {"run_id": "r9", "agent_id": "a1"}, "u") is None
+        assert await reader.reassign_session_owner("s1", previous_user_id="u", user_id="v") is False
+        assert await reader.delete_session("s1", user_id="u") is False
+        with pytest.raises(SessionNotFoundError):
+            await reader.upsert_run(run_of("r9"), "s1", "u")
+        with pytest.raises(SessionNotFoundError):
+            await reader.update_session_data("s1", {"x": 1})
+        with pytest.raises(SessionNotFoundError):
+            await reader.summarize_session("s1", lambda session: "summary")
+        assert await reader.get_messages("s1") == await reader.get_tool_calls("s1") == []
+        with pytest.raises(SessionConflictError):
+            await reader.save_session(read_before)
+    assert [session.session_id for session in await db.get_expired_sessions()] == ["s1"]
+    assert await run_ids(db, "s2") == ["r3"]
+
+
+async def test_a_session_begun_anew_has_nothing_of_the_one_that_expired(db: Any, clock: Clock) -> None:
+    for begin in ("upsert_session", "insert_session_if_absent", "save_session"):
+        db = clock.open()
+        await talk(db, begin, f"{begin}-old")
+        clock.move(LIFE)
+        other = clock.open()
+        session = agent_session(begin, user_id="v", session_data={"fresh": True}, created_at=5)
+        assert await getattr(other, begin)(session)
+        await other.upsert_run(run_of(f"{begin}-new"), begin, "v")
+        await other.upsert_run(run_of(f"{begin}-old", content="again"), begin, "v")
+        for reader in (db, other):
+            row = await reader.get_session(begin, deserialize=False)
+            assert (row["user_id"], row["session_data"], row["version"]) == ("v", {"fresh": True}, 1)
+            assert [run["content"] for run in row["runs"]] == [f"content of {begin}-new", "again"]
+            rows, _ = await reader.get_runs(session_id=begin, deserialize=False)
+            assert [row["run_index"] for row in rows] == [0, 1]
+
+
+async def test_every_write_puts_the_expiry_off_and_no_read_does(db: Any, clock: Clock) -> None:
+    db = clock.open()
+    await talk(db, "s1", "r1")
+
+    async def lives(seconds: int) -> None:
+        """It is there until so many seconds from now, and no longer."""
+        clock.move(seconds - 1)
+        assert (await db.get_session("s1")).session_id == "s1"
+        assert await db.get_session_data("s1") is not None and await db.get_run("r1") is not None
+        assert await clock.open().count_sessions("u") == 1
+        clock.move(1)
+        assert await db.get_session("s1") is None and await clock.open().get_session_data("s1") is None
+        clock.move(-2)
+
+    writes: list[Callable[[], Any]] = [
+        lambda: db.upsert_session(agent_session("s1", user_id="u")),
+        lambda: db.upsert_run(run_of("r1", status="COMPLETED"), "s1", "u"),
+        lambda: clock.open().upsert_run(run_of("r2"), "s1", "u"),  # that knows nothing of the session
+        lambda: db.update_session_data("s1", {"k": 1}),
+        lambda: db.rename_session("s1", None, "named"),
+        lambda: db.update_run_in_session("s1", "r1", {"content": "x"}, user_id="u", session_data={"k": 2}),
+        lambda: db.update_session("s1", lambda session: None),
+        lambda: db.touch_session("s1", user_id="u"),
+        lambda: db.delete_run("r2"),
+    ]
+    for write in writes:
+        await write()
+        await lives(LIFE)
+    assert await db.touch_session("s1", user_id="stranger") is False
+    assert await db.touch_session("nobody") is False
+    assert await db.touch_session("s1", ttl=timedelta(minutes=5)) is True  # may be shorter
+    await lives(300)
+    assert await db.touch_session("s1", ttl=3 * LIFE) is True
+    await lives(3 * LIFE)
+    with pytest.raises(ValueError, match="ttl"):
+        await db.touch_session("s1", ttl=0)
+    with pytest.raises(ValueError, match="lifetime"):
+        await clock.open(session_config=None).touch_session("s1")
+
+
+async def test_the_shorter_of_two_lives_counts(db: Any, clock: Clock) -> None:
+    for config in ({"max_inactive_days": 2}, {"ttl": 172_800, "max_inactive_days": 30}, {"ttl": timedelta(days=2)}):
+        db = clock.open(session_config=config)
+        await talk(db, "s1")
+        clock.move(172_799)
+        assert await db.get_session("s1") is not None
+        clock.move(1)
+        assert await db.get_session("s1") is None
+    for wrong in (
+        {"tll": 5},
+        {"ttl": 0},
+        {"ttl": True},
+        {"ttl": "5"},
+        {"cleanup_interval": -1},
+        {"max_inactive_days": 0},
+    ):
+        with pytest.raises(ValueError):
+            clock.open(session_config=wrong)
+
+
+# --- A run that waits for a human -------------------------------------------------------------------------------------
+
+
+async def test_a_run_that_awaits_a_human_keeps_its_session(db: Any, clock: Clock) -> None:
+    db = clock.open()
+    await talk(db, "s1", "r1")
+    await db.upsert_run(run_of("p1", status=RunStatus.paused), "s1", "u")
+    await db.upsert_run(run_of("p2", status=RunStatus.paused), "s1", "u")
+    await talk(db, "other", "o1")
+    clock.move(50 * LIFE)
+    other = clock.open()
+    assert await run_ids(other, "s1") == ["r1", "p1", "p2"] and await ids(other) == ["s1"]
+    await other.upsert_session(agent_session("s1", user_id="u"))  # a write leaves it held
+    assert await other.touch_session("s1") is True
+    clock.move(LIFE)
+    assert [session.session_id for session in await other.get_expired_sessions()] == ["other"]
+    assert (await other.sweep()).sessions == 1
+    await other.upsert_run(run_of("p1", status="COMPLETED"), "s1", "u")
+    clock.move(LIFE)
+    assert await run_ids(db, "s1") == ["r1", "p1", "p2"], "another run still waits"
+    assert (await other.sweep()).sessions == 0
+    assert await db.delete_run("p2") is True
+    clock.move(LIFE - 1)
+    assert await run_ids(other, "s1") == ["r1", "p1"]
+    clock.move(1)
+    assert await other.get_session("s1") is None
+    assert (await db.sweep()).sessions == 1
+
+
+# --- The sweep --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_sweep_removes_what_has_expired_and_nothing_else(db: Any, clock: Clock) -> None:
+    db = clock.open()
+    for number in range(4):
+        await talk(db, f"old{number}", f"a{number}", f"b{number}")
+    clock.move(LIFE // 2)
+    await talk(db, "old3", "c")
+    await talk(db, "young", "r1")
+    clock.move(LIFE // 2)
+    other = clock.open()
+    dry = await other.sweep(dry_run=True)
+    assert (dry.dry_run, dry.sessions, dry.runs, dry.failures, dry.complete) == (True, 3, 6, (), True)
+    assert dry.bytes > 6 * len("content of a0") and dry.seconds >= 0
+    assert len(await other.get_expired_sessions()) == 3 == len(await other.get_expired_sessions(user_id="u"))
+    assert len(await other.get_expired_sessions(2)) == 2 and await other.get_expired_sessions(user_id="v") == []
+    first = await db.sweep(limit=2)
+    second = await other.sweep()
+    assert (first.sessions, second.sessions, first.runs + second.runs) == (2, 1, 6)
+    assert first.bytes + second.bytes == dry.bytes and not first.dry_run
+    assert await other.get_expired_sessions() == []
+    again = await other.sweep()
+    assert (again.sessions, again.runs, again.bytes, again.failures) == (0, 0, 0, ())
+    assert await ids(other) == ["old3", "young"]
+    assert await run_ids(other, "old3") == ["a3", "b3", "c"] and await run_ids(other, "young") == ["r1"]
+    assert sorted(run.run_id for run in await other.get_runs()) == ["a3", "b3", "c", "r1"]
+    with pytest.raises(ValueError):
+        await db.sweep(limit=-1)
+
+
+async def test_data_from_before_there_was_a_lifetime_get_one(db: Any, clock: Clock) -> None:
+    before = clock.open(session_config=None)
+    await talk(before, "idle", "r1")
+    await talk(before, "waiting")
+    await before.upsert_run(run_of("w1", status="PAUSED"), "waiting", "u")
+    await talk(before, "running", "n1")
+    await talk(before, "written")
+    clock.move(LIFE - 10)
+    await before.upsert_run(run_of("n2"), "running", "u")
+    after = clock.open()
+    await after.upsert_session(agent_session("written", user_id="u"))
+    clock.move(20)
+    assert (await before.sweep()).sessions == 0, "without a lifetime nothing expires"
+    assert await ids(after) == ["idle", "running", "waiting", "written"], "what was never given an expiry has none"
+    assert [session.session_id for session in await after.get_expired_sessions()] == ["idle"]
+    assert (await after.sweep(dry_run=True)).sessions == 1 and await ids(after) == [
+        "idle", "running", "waiting", "written",
+    ]  # fmt: skip
+    swept = await after.sweep()
+    assert (swept.sessions, swept.runs) == (1, 1)
+    assert await ids(after) == ["running", "waiting", "written"]
+    clock.move(LIFE)
+    assert await ids(after) == ["waiting"], "the others were given one"
+    assert (await after.sweep()).sessions == 2
+    await after.upsert_run(run_of("w1", status="COMPLETED"), "waiting", "u")
+    clock.move(LIFE)
+    assert await ids(after) == []
+
+
+async def test_the_removal_of_a_user_includes_what_has_expired(db: Any, clock: Clock) -> None:
+    db = clock.open()
+    await talk(db, "s1", "r1", "r2")
+    await talk(db, "s2", "r3", user_id="v")
+    clock.move(LIFE)
+    assert (await db.purge_user("u", dry_run=True)).removed["sessions"] == 1
+    report = await db.purge_user("u")
+    assert (report.removed["sessions"], report.removed["runs"], report.complete) == (1, 2, True)
+    assert [session.session_id for session in await db.get_expired_sessions()] == ["s2"]
+    assert (await db.sweep()).runs == 1
