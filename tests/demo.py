@@ -17,8 +17,9 @@ from typing import Any
 
 from agno.agent import Agent
 from agno.db.base import AsyncBaseDb
+from agno.session import AgentSession
 
-from agno_docstores import SessionConflictError, StateConditionError
+from agno_docstores import SessionConflictError, StateConditionError, SummaryPolicy
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.scripted import ScriptedModel
 from tests.meters import Proxy
@@ -27,6 +28,7 @@ from tests.servers import EmbeddedFirestore, MotoServer, Secantus, Server
 FIRST_PROCESS = ("My name is Ada.", "I keep bees.", "They like lavender.")
 SECOND_PROCESS = ("What do you know about me?",)
 SESSION = {"session_id": "demo", "user_id": "ada"}
+LIFETIME = {"ttl": 86_400}  # a session expires a day after its last turn
 TITLES = {"mongo": "MongoDB (SecantusDB)", "dynamo": "DynamoDB (moto)", "firestore": "Firestore (embedded emulator)"}
 
 
@@ -43,18 +45,19 @@ def open_store(store: str, mode: str, address: str) -> Any:
         from agno_docstores_mongo import AsyncMongoDocstore, MongoDocstore
 
         mongo = MongoDocstore if mode == "sync" else AsyncMongoDocstore
-        return mongo(db_url=f"{address}/?directConnection=true", db_name=f"demo_{mode}")
+        return mongo(db_url=f"{address}/?directConnection=true", db_name=f"demo_{mode}", session_config=LIFETIME)
     if store == "dynamo":
         from agno_docstores_dynamo import AsyncDynamoDocstore, DynamoDocstore
 
         dynamo = DynamoDocstore if mode == "sync" else AsyncDynamoDocstore
         keys = {"aws_access_key_id": "demo", "aws_secret_access_key": "demo"}
-        return dynamo(endpoint_url=address, region_name="us-east-1", table_name=f"demo_{mode}", **keys)
+        place = {"endpoint_url": address, "region_name": "us-east-1", "table_name": f"demo_{mode}"}
+        return dynamo(**place, **keys, session_config=LIFETIME)
     from agno_docstores_firestore import AsyncFirestoreDocstore, FirestoreDocstore
 
     os.environ["FIRESTORE_EMULATOR_HOST"] = address
     firestore = FirestoreDocstore if mode == "sync" else AsyncFirestoreDocstore
-    return firestore(project_id=f"demo-{mode}")
+    return firestore(project_id=f"demo-{mode}", session_config=LIFETIME)
 
 
 async def converse(db: Any, questions: tuple[str, ...], proxy: Proxy) -> dict[str, Any]:
@@ -100,6 +103,32 @@ async def state_and_conflicts(db: Any) -> list[list[str]]:
     return shown
 
 
+async def summary_and_expiry(db: Any) -> list[list[str]]:
+    """A summary of the session; and another session, whose time is over."""
+    shown = []
+
+    def summarize(session: Any) -> dict[str, Any]:
+        return {"summary": f"Ada keeps bees ({len(session.runs)} turns).", "topics": ["bees"]}
+
+    async def asummarize(session: Any) -> dict[str, Any]:
+        return summarize(session)
+
+    policy = SummaryPolicy(max_messages=6)
+    for what in ("summarize if six messages came since the last summary", "the same again"):
+        made = await db.summarize_session("demo", asummarize if db.is_async else summarize, policy=policy)
+        shown.append([what, made.summary if made is not None else "none is due"])
+    await db.upsert_session(AgentSession(session_id="visit", agent_id="beekeeper", user_id="ada"))
+    await db.touch_session("visit", ttl=60)
+    shown.append(["begin a session that may be idle for a minute", f"{await db.count_sessions('ada')} sessions"])
+    real = db.io.now
+    db.io.now = lambda: real() + 61
+    found = await db.get_session("visit")
+    shown.append(["look for it a minute later", f"{found}, {await db.count_sessions('ada')} session"])
+    swept = await db.sweep()
+    shown.append(["sweep", f"{swept.sessions} session removed, {len(swept.failures)} failures"])
+    return shown
+
+
 async def child(store: str, mode: str, address: str, part: str) -> dict[str, Any]:
     """One process of the demonstration."""
     host, _, port = address.rpartition("://")[2].partition(":")
@@ -114,7 +143,7 @@ async def child(store: str, mode: str, address: str, part: str) -> dict[str, Any
         result["name"] = renamed.session_data["session_name"]
         result["runs"] = len(session.runs)
         result["history"] = [[run.input.input_content, run.content] for run in session.runs]
-        result["shown"] = await state_and_conflicts(db)
+        result["shown"] = await state_and_conflicts(db) + await summary_and_expiry(db)
     await close(raw)
     proxy.close()
     return result
@@ -226,7 +255,7 @@ def main() -> int:
         console.print("[green]Every store gave the same history.[/]")
         for asked, answered in next(iter(histories.values())):
             console.print(f"  {asked}  ->  {answered}")
-        states = Table("done", "came of it", title="State and conflicts, the same in every store")
+        states = Table("done", "came of it", title="State, conflicts, summary and expiry, the same in every store")
         for done, outcome in next(iter(shown.values())):
             states.add_row(done, outcome)
         console.print(states)

@@ -29,6 +29,7 @@ PARTS = {
     "learnings": "learnings",
     "state": "state updates, versions, conflicts",
     "summaries": "summaries",
+    "lifetimes": "expiry, sweeps",
     "messages": "messages, tool calls, exchanges of a history",
     "management": "walks, counts, removal of a user",
     "history": "several handles on one storage",

@@ -23,6 +23,11 @@ def test_the_demonstration_succeeds_and_shows_what_it_promises() -> None:
         "refused: {'session_state.hives': (3, 2)}",
         '"honey": "lavender"',
         '"season": "spring"',
+        "Ada keeps bees (4 turns).",
+        "none is due",
+        "2 sessions",
+        "None, 1 session",
+        "1 session removed, 0 failures",
     ):
         assert outcome in done.stdout
     assert "refused: changed ('session_data.session_state.honey',)" in done.stdout
