@@ -36,6 +36,7 @@ from agno_docstores.schema import (
     MEMORIES,
     METRICS,
     RUNS,
+    SCHEDULES,
     SESSIONS,
     SPANS,
     TRACES,
@@ -61,6 +62,7 @@ OWNED: tuple[tuple[Kind, str], ...] = (
     (TRACES, "user_id"),
     (LEARNINGS, "owner"),
     (METRICS, "user_id"),
+    (SCHEDULES, "user_id"),
 )
 
 
@@ -78,7 +80,7 @@ class PurgeReport:
     """What `purge_user` removed, or would remove (`dry_run`).
 
     `removed`: number of records by kind ("sessions", "runs", "memories", "knowledge", "evals", "traces", "spans",
-    "learnings", "metrics"); a kind of which there was nothing has 0. `seconds`: how long it took.
+    "learnings", "metrics", "schedules"); a kind of which there was nothing has 0. `seconds`: how long it took.
     """
 
     user_id: str
