@@ -160,7 +160,7 @@ class Kernel:
             return await self.driver.get_many(refs)
 
         nothing: list[Stored | None] = [None] * len(refs)
-        found = await self._reading(read, nothing)
+        found = await self.reading(read, nothing)
         return [self._noted(record) if expired else self._alive(self._noted(record)) for record in found]
 
     async def exists(self, table: str) -> bool:
@@ -204,7 +204,7 @@ class Kernel:
         if plan.ordered and len(plan.spans) == 1:
             asked = replace(plan.spans[0], limit=limit, body=False)
             nothing: tuple[list[Stored], int] | None = ([], 0)
-            both = await self._reading(lambda: self.driver.page_and_count(asked, offset), nothing)
+            both = await self.reading(lambda: self.driver.page_and_count(asked, offset), nothing)
             if both is not None:
                 headers, total = both
                 headers = [header for header in headers if self._alive(header) is not None]
@@ -238,7 +238,7 @@ class Kernel:
         found: list[Stored] = []
         while True:
             asked = replace(plan.spans[0], after=cursor, limit=limit - len(found), body=body)
-            page = await self._reading(partial(self.driver.scan, asked), Page([]))
+            page = await self.reading(partial(self.driver.scan, asked), Page([]))
             matching = [r for r in page.records if self._alive(r) is not None and query.matches(r)]
             found += [uniqueness.noted(query.kind, record) if body else record for record in matching]
             cursor = page.cursor
@@ -246,7 +246,7 @@ class Kernel:
                 return found, cursor
 
     async def _counted(self, plan: Plan) -> int:
-        counts = await self.io.gather(*(self._reading(partial(self.driver.count, span), 0) for span in plan.spans))
+        counts = await self.io.gather(*(self.reading(partial(self.driver.count, span), 0) for span in plan.spans))
         return sum(counts)
 
     async def _tested(self, query: Query, plan: Plan, need: int | None) -> list[Stored]:
@@ -269,7 +269,7 @@ class Kernel:
         """Of each parent, the number of its children and the sums of int fields of theirs. 1 request where the store
         adds up, else all of them are read: an index by the parent may tell too little of a child."""
         nothing: dict[str, tuple[int, ...]] | None = {}
-        found = await self._reading(lambda: self.driver.totals(kind, parents, sums), nothing)
+        found = await self.reading(lambda: self.driver.totals(kind, parents, sums), nothing)
         if found is not None:
             return found
         index = next(index for index in kind.indexes if index.eq == (kind.parent,))
@@ -363,7 +363,7 @@ class Kernel:
                 ask = max(ask, SEARCH_PAGE)
             if ask is not None and test is not None:
                 ask = max(ask, TEST_PAGE)
-            page = await self._reading(
+            page = await self.reading(
                 partial(self.driver.scan, replace(span, after=cursor, limit=ask, body=body)), Page([])
             )
             for record in page.records:
@@ -479,7 +479,7 @@ class Kernel:
         """Atomic counters under a condition, and the fields of `also` set with them; the record afterwards, or None.
         May count twice after a lost reply, so it serves numbers that have to grow, not to be exact."""
         token = new_token()
-        return await self._reading(lambda: self.driver.add(ref, deltas, guard, token, also), None)
+        return await self.reading(lambda: self.driver.add(ref, deltas, guard, token, also), None)
 
     async def transact(self, what: str, attempt: Callable[[bool], Awaitable[T]]) -> T:
         """Run an optimistic transaction until it commits: `attempt(fresh)` reads, decides and commits; on `Conflict` it
@@ -495,7 +495,7 @@ class Kernel:
     async def purge_children(self, parent: str, kind: Kind, index: Index, where: tuple[Condition, ...] = ()) -> None:
         """Remove all children of a parent, or those for which conditions hold; headers only read. Stops at the first
         failure; repeating it goes on."""
-        done = await self._reading(lambda: self.driver.delete_children(parent, kind, where), True)
+        done = await self.reading(lambda: self.driver.delete_children(parent, kind, where), True)
         if done:
             return
         headers = await self.span(Span(kind.name, index.name, (parent,), body=False, where=where))
@@ -554,7 +554,7 @@ class Kernel:
 
     # --- Retries ----------------------------------------------------------------------------------------------------
 
-    async def _reading(self, read: Callable[[], Awaitable[T]], empty: T) -> T:
+    async def reading(self, read: Callable[[], Awaitable[T]], empty: T) -> T:
         """A read; storage that is not there holds nothing, and is not created by being looked at."""
         try:
             return await self._retried(read)

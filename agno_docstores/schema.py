@@ -367,6 +367,52 @@ SCHEDULES = Kind(
 )
 
 
+SCHEDULE_RUNS = Kind(
+    name="schedule_runs",
+    table="schedule_runs_table_name",
+    fields=("schedule_id", "status", "user_id", "triggered_at", "completed_at", "created_at"),
+    body=("run",),  # the row
+    indexes=(
+        Index("schedule_created", ("schedule_id",), "created_at"),
+        Index("schedule_triggered", ("schedule_id",), "triggered_at"),
+        Index("user_created", ("user_id",), "created_at"),
+    ),
+)
+
+APPROVALS = Kind(
+    name="approvals",
+    table="approvals_table_name",
+    fields=(
+        "run_id",
+        "session_id",
+        "status",
+        "source_type",
+        "approval_type",
+        "pause_type",
+        "agent_id",
+        "team_id",
+        "workflow_id",
+        "user_id",
+        "schedule_id",
+        "created_at",
+        "updated_at",
+    ),
+    body=("approval",),  # the row
+    indexes=(
+        Index("run_created", ("run_id",), "created_at"),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("schedule_created", ("schedule_id",), "created_at"),
+        Index("agent_created", ("agent_id",), "created_at"),
+        Index("team_created", ("team_id",), "created_at"),
+        Index("workflow_created", ("workflow_id",), "created_at"),
+        Index("status_created", ("status",), "created_at", spread=True),
+        Index("all_created", (), "created_at"),
+        Index("user_status_created", ("user_id", "status"), "created_at", optional=True),
+    ),
+    volatile=frozenset({"updated_at"}),
+)
+
+
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
     assert kind.claims is not None
@@ -411,6 +457,8 @@ KINDS = {
         TALLIES,
         REMINDERS,
         SCHEDULES,
+        SCHEDULE_RUNS,
+        APPROVALS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

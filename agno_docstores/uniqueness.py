@@ -16,6 +16,7 @@ from agno_docstores import keys
 from agno_docstores.port import (
     EVERYTHING,
     Delete,
+    Driver,
     Eq,
     Expect,
     Fields,
@@ -86,12 +87,19 @@ async def taken(kernel: Kernel, writes: Sequence[Write]) -> DuplicateError | Non
         for name, value in held(kind, write.fields):
             if (name, value) in before:
                 continue
-            if driver.unique:
-                span = Span(kind.name, EVERYTHING, limit=1, body=False, where=(Eq(name, value),))
-                holders = [record.ref.id for record in (await driver.scan(span)).records]
-            else:
-                claim = await driver.get(claim_ref(kind, name, value))
-                holders = [str(claim.fields["target"])] if claim is not None else []
-            if any(holder != write.ref.id for holder in holders):
+            if await _holder(driver, kind, name, value) not in (None, write.ref.id):
                 return DuplicateError(kind.name, write.ref.id, name)
     return None
+
+
+async def holder(kernel: Kernel, kind: Kind, name: str, value: str) -> str | None:
+    """The id of the record that has this value; None if none has. 1 request."""
+    return await kernel.reading(lambda: _holder(kernel.driver, kind, name, value), None)
+
+
+async def _holder(driver: Driver, kind: Kind, name: str, value: str) -> str | None:
+    if not driver.unique:
+        claim = await driver.get(claim_ref(kind, name, value))
+        return None if claim is None else str(claim.fields["target"])
+    span = Span(kind.name, EVERYTHING, limit=1, body=False, where=(Eq(name, value),))
+    return next((record.ref.id for record in (await driver.scan(span)).records), None)

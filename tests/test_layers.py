@@ -33,6 +33,7 @@ LAYERS = {
     "uniqueness": "kernel",
     "history": "domains",
     "lifetimes": "domains",
+    "rows": "domains",
     "tallies": "domains",
     "merging": "port",
     "session_records": "domains",
