@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any
@@ -21,6 +22,7 @@ Scalar = str | int | float | bool | None
 _END = "!"  # ends every component; sorts below whatever a component can hold
 _ESCAPE = '"'  # the next higher character; what sorts at or below it is escaped
 _LONG = 200  # bytes of one text component that are kept as they are
+_DIGEST = re.compile(r"~[0-9a-f]{32}~\Z")  # what ends a text that was too long
 
 
 def check_id(name: str, value: object) -> str:
@@ -53,11 +55,17 @@ def digest(text: str, size: int = 32) -> str:
 
 
 def fit(text: str, limit: int) -> str:
-    """The text if it takes at most `limit` bytes, else its beginning and a digest of the whole."""
+    """The text if it takes at most `limit` bytes, else its beginning and a digest of the whole. A text that ends as
+    such a digest does is given one as well, whatever its length: so no text is what another was abridged to."""
     raw = text.encode()
-    if len(raw) <= limit:
+    if len(raw) <= limit and not abridged(text):
         return text
     return raw[: limit - 34].decode(errors="ignore") + "~" + digest(text) + "~"
+
+
+def abridged(text: str) -> bool:
+    """Whether a text ends as one does that `fit` has made; no other leaves `fit` as it is."""
+    return _DIGEST.search(text) is not None
 
 
 def rank(value: Scalar) -> tuple[int, Any]:
