@@ -1,0 +1,109 @@
+"""What our codec and keys promise beyond the contract: refusals by path, a bound on depth, keys that cannot meet."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agno_docstores import UnserializableValueError, keys
+from agno_docstores.codec import MOST_LEVELS, Json, pack, unpack
+from agno_docstores.conformance.sessions import agent_session
+from agno_docstores.conformance.values import UNSTORABLE, Model, as_json, nested, values
+from agno_docstores.merging import merge
+
+
+@pytest.mark.parametrize("value", UNSTORABLE, ids=lambda value: type(value).__name__)
+def test_what_cannot_be_stored_is_named_by_its_path(value: Any) -> None:
+    with pytest.raises(UnserializableValueError) as caught:
+        Json.of({"fine": [nested(250), value], "later": {1, 2}}, "run_data")
+    assert "run_data.fine[1]" in caught.value.path
+    assert len(str(caught.value)) < 10_000
+
+
+def test_the_path_is_exact_however_deep() -> None:
+    with pytest.raises(UnserializableValueError, match=r" is a Model, which cannot be stored as JSON$") as caught:
+        Json.of(nested(250, Model(x=1)), "run_data")
+    assert caught.value.path == "run_data" + ".a[0]" * 125
+    loop: dict[str, Any] = {"again": [1]}
+    loop["again"].append(loop)
+    with pytest.raises(UnserializableValueError, match=r"^v\.again\[1\] is a dict, which contains itself$"):
+        Json.of(loop, "v")
+    shared = {"x": 1}
+    assert Json.of([shared, [shared]]).value() == [{"x": 1}, [{"x": 1}]]
+
+
+@pytest.mark.parametrize("inside", [1, "[[[", {}, (), {"at": None}])
+def test_depth_is_bounded_such_that_what_is_stored_can_be_read_and_merged(inside: Any) -> None:
+    own = 0 if isinstance(inside, str | int) else 1
+    most = nested(MOST_LEVELS - own, inside)
+    part = Json.of(most)
+
+    def further_down(frames: int) -> None:
+        """With little of the stack left, as in a server under a framework."""
+        if frames:
+            return further_down(frames - 1)
+        (read,) = unpack(pack({"part": part})).values()
+        assert read == part
+        other = copy.copy(most)
+        merged, lost = merge(as_json(most), read.value(), as_json([other, 1]))
+        assert (json.dumps(merged), lost) == (json.dumps([as_json(most), 1]), [])
+        return None
+
+    further_down(200)
+    with pytest.raises(
+        UnserializableValueError, match=rf"^value[.a\[0\]]+ is a \w+, more than {MOST_LEVELS} levels deep$"
+    ):
+        Json.of([most])
+
+
+@settings(max_examples=200, database=None, deadline=None, derandomize=True)
+@given(values())
+def test_the_canonical_form_is_canonical(value: Any) -> None:
+    part = Json.of(value)
+    assert repr(part.value()) == repr(as_json(value))
+    assert Json.parsed(part.value()) == Json.parsed(Json.parsed(part.value()).value())
+    part.text.encode()
+    for compress in (True, False):
+        (read,) = unpack(pack({"part": part}, compress=compress, threshold=0)).values()
+        assert repr(read.value()) == repr(part.value())
+
+
+async def test_floats_are_kept_as_the_whole_of_a_part(db: Any) -> None:
+    for value in (0.0, -0.0, 1.0, 2**70, 1e300, float("inf"), float("nan")):
+        await db.upsert_session(agent_session(session_data=value, metadata=value))
+        row = await db.get_session("s1", deserialize=False)
+        assert (repr(row["session_data"]), repr(row["metadata"])) == (repr(value), repr(value))
+
+
+# --- Keys -------------------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=6)
+SCALARS = st.one_of(
+    TEXT, TEXT.map(lambda text: text * 60), st.integers(), st.floats(allow_nan=False), st.booleans(), st.none()
+)
+
+
+@settings(max_examples=500, database=None, deadline=None, derandomize=True)
+@given(st.lists(SCALARS, max_size=3), st.lists(SCALARS, max_size=3))
+def test_keys_meet_only_where_tuples_are_equal(one: list[Any], other: list[Any]) -> None:
+    equal = [keys.rank(value) for value in one] == [keys.rank(value) for value in other] and [
+        isinstance(value, bool) for value in one
+    ] == [isinstance(value, bool) for value in other]
+    assert (keys.encode(one) == keys.encode(other)) is equal
+
+
+def test_no_id_is_what_another_is_abridged_to() -> None:
+    """Else whoever knows a long id could choose one that is taken for it."""
+    long = "x" * 1600
+    (component,) = keys.encode((long,)).split("!")[:1]
+    forged = component[1:]
+    assert len(forged) <= 200
+    known = {long, forged, long[:-1] + "y", long[:-1]}
+    for _ in range(3):
+        known |= {keys.fit(text, 200) for text in known}
+    assert len({keys.encode((text,)) for text in known}) == len(known)
