@@ -30,9 +30,11 @@ test: .venv/.synced ## the whole matrix, as far as this machine has the servers
 # Each day other values; AGNO_DOCSTORES_SEED names those of a day that failed.
 nightly: export AGNO_DOCSTORES_VALUES ?= 10000
 nightly: export AGNO_DOCSTORES_SEED ?= $(shell date +%Y%m%d)
-nightly: .venv/.synced ## 10,000 generated values in each cell
+nightly: export AGNO_DOCSTORES_IDS := all
+nightly: .venv/.synced ## 10,000 generated values in each cell, and every hostile id
 	@echo "AGNO_DOCSTORES_VALUES=$$AGNO_DOCSTORES_VALUES AGNO_DOCSTORES_SEED=$$AGNO_DOCSTORES_SEED"
-	$(BIN)/python -m pytest -n $(JOBS) tests/test_conformance_values.py -k generated $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) tests/test_conformance_values.py tests/test_conformance_ids.py \
+		-k "generated or apart" $(ARGS)
 
 check: .venv/.synced ## lint and types, without a server
 	$(BIN)/ruff check .

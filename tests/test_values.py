@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from agno_docstores import UnserializableValueError, keys
 from agno_docstores.codec import MOST_LEVELS, Json, pack, unpack
+from agno_docstores.conformance.ids import memories_stay_apart, sessions_and_runs_stay_apart, traces_stay_apart
 from agno_docstores.conformance.sessions import agent_session
 from agno_docstores.conformance.values import UNSTORABLE, Model, as_json, nested, values
 from agno_docstores.merging import merge
@@ -107,3 +108,29 @@ def test_no_id_is_what_another_is_abridged_to() -> None:
     for _ in range(3):
         known |= {keys.fit(text, 200) for text in known}
     assert len({keys.encode((text,)) for text in known}) == len(known)
+
+
+async def test_ids_in_the_forms_that_we_store_ids_in_stay_apart(db: Any) -> None:
+    from agno_docstores_firestore.documents import segment
+
+    long = "x" * 1600
+    forms = [
+        keys.fit(long, 200),
+        keys.encode((long,)),
+        segment(long),
+        keys.digest(long),
+        keys.fit(keys.fit(long, 200), 200),
+    ]
+    ids = [
+        long,
+        *forms,
+        "a",
+        keys.encode(("a",)),
+        keys.encode(("sessions", "a")),
+        segment("a/b"),
+        "a/b",
+        segment("%2F"),
+    ]
+    await sessions_and_runs_stay_apart(db, ids)
+    await memories_stay_apart(db, ids, ids)
+    await traces_stay_apart(db, ids)
