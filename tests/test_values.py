@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agno_docstores import UnserializableValueError, keys
+from agno_docstores import InvalidIdError, UnserializableValueError, keys
 from agno_docstores.codec import MOST_LEVELS, Json, pack, unpack
 from agno_docstores.conformance.ids import memories_stay_apart, sessions_and_runs_stay_apart, traces_stay_apart
-from agno_docstores.conformance.sessions import agent_session
-from agno_docstores.conformance.values import UNSTORABLE, Model, as_json, nested, values
+from agno_docstores.conformance.memories import memory_of
+from agno_docstores.conformance.runs import run_ids
+from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.values import UNSTORABLE, Model, Mood, as_json, nested, values
 from agno_docstores.merging import merge
 
 
@@ -110,6 +114,7 @@ def test_no_id_is_what_another_is_abridged_to() -> None:
     assert len({keys.encode((text,)) for text in known}) == len(known)
 
 
+@pytest.mark.cells("*-sync", "mongo-sync-secantus", "dynamo-sync-local", "dynamo-sync-moto", "firestore-sync-*")
 async def test_ids_in_the_forms_that_we_store_ids_in_stay_apart(db: Any) -> None:
     from agno_docstores_firestore.documents import segment
 
@@ -134,3 +139,88 @@ async def test_ids_in_the_forms_that_we_store_ids_in_stay_apart(db: Any) -> None
     await sessions_and_runs_stay_apart(db, ids)
     await memories_stay_apart(db, ids, ids)
     await traces_stay_apart(db, ids)
+
+
+# --- Columns of text and numbers --------------------------------------------------------------------------------------
+
+NO_TEXTS: list[Any] = [b"x", [1], ("a",), {"a": 1}, {"$gt": ""}, {1}, 1j, object(), "\ud800"]
+NO_TIMES: list[Any] = [
+    "text",
+    "5",
+    True,
+    b"x",
+    [1],
+    ("a",),
+    {"$gt": 0},
+    float("nan"),
+    float("inf"),
+    2**63,
+    -(2**70),
+    1j,
+]
+
+
+async def test_what_is_no_text_is_no_owner_no_label_and_no_filter(db: Any) -> None:
+    """As SqliteDb has it; as text, it would be somebody's id all the same."""
+    await db.upsert_session(agent_session(user_id="u"))
+    await db.upsert_run(run_of("r1"), "s1", "u")
+
+    def calls(bad: Any) -> Iterator[Any]:
+        yield db.upsert_session(agent_session(user_id=bad))
+        yield db.upsert_session(agent_session(agent_id=bad))
+        yield db.upsert_run(run_of("r2"), "s1", bad)
+        yield db.upsert_run({"run_id": "r2", "agent_id": "a1", "status": bad}, "s1", "u")
+        yield db.upsert_user_memory(memory_of(user_id=bad))
+        yield db.upsert_user_memory(memory_of(agent_id=bad))
+        yield db.upsert_learning("l1", "fact", {}, user_id=bad)
+        yield db.upsert_learning("l1", "fact", {}, namespace=bad)
+        yield db.get_sessions(user_id=bad)
+        yield db.get_sessions(component_id=bad)
+        yield db.get_runs(user_id=bad)
+        yield db.get_runs(session_id="s1", agent_id=bad)
+        yield db.get_user_memories(user_id=bad)
+        yield db.get_eval_runs(model_id=bad)
+
+    for bad in NO_TEXTS:
+        for call in calls(bad):
+            with pytest.raises(InvalidIdError):
+                await call
+    assert [session.session_id for session in await db.get_sessions(user_id="u", component_id="a1")] == ["s1"]
+    assert await run_ids(db) == ["r1"]
+    assert await db.get_user_memories() == [] and await db.get_learnings() == []
+
+
+async def test_a_number_as_an_id_is_its_text_also_as_a_filter(db: Any) -> None:
+    given = [
+        (5, "5"),
+        (0, "0"),
+        (2.5, "2.5"),
+        (2**70, str(2**70)),
+        (UUID(int=1), str(UUID(int=1))),
+        (Mood.GOOD, "good"),
+    ]
+    for number, (id, text) in enumerate(given):
+        await db.upsert_session(agent_session(f"s{number}", user_id=id, agent_id=id))
+        await db.upsert_run(run_of(f"r{number}", agent_id=text), f"s{number}", id)
+        for one in (id, text):
+            for filters in ({"user_id": one}, {"component_id": one}):
+                assert [s.session_id for s in await db.get_sessions(**filters)] == [f"s{number}"]
+            assert [run.run_id for run in await db.get_runs(user_id=one, agent_id=one)] == [f"r{number}"]
+            assert (await db.get_session(f"s{number}", user_id=one)).user_id == text
+
+
+async def test_what_is_no_time_is_refused_rather_than_every_listing_by_time(db: Any) -> None:
+    await db.upsert_session(agent_session())
+    for bad in NO_TIMES:
+        with pytest.raises(TypeError, match="created_at"):
+            await db.upsert_session(agent_session("s2", created_at=bad))
+        with pytest.raises(TypeError, match="updated_at"):
+            await db.upsert_session(agent_session("s2", updated_at=bad))
+        with pytest.raises(TypeError, match="created_at"):
+            await db.upsert_run({"run_id": "r1", "agent_id": "a1", "created_at": bad}, "s1")
+        await db.upsert_run({"run_id": "r2", "agent_id": "a1", "created_at": 5}, "s1", run_index=bad)
+    assert [s.session_id for s in await db.get_sessions(start_timestamp=0, sort_by="updated_at")] == ["s1"]
+    assert await run_ids(db) == ["r2"]
+    await db.upsert_session(agent_session("s3", created_at=7.0))
+    row = await db.get_session("s3", deserialize=False)
+    assert repr((row["created_at"], row["updated_at"])) == "(7, 7)"
