@@ -59,7 +59,12 @@ class Incoming:
         else:
             raise TypeError(f"expected an AgentSession, TeamSession or WorkflowSession, not {type(session).__name__}")
         check_id("session_id", session.session_id)
-        row = session.to_dict(include_runs=False)
+        try:
+            row = session.to_dict(include_runs=False)
+        except (TypeError, RecursionError):
+            for name in ("session_data", f"{kind}_data", "metadata"):  # named by its path, if this is why
+                Json.of(getattr(session, name), name)
+            raise
         user_id = row.get("user_id")
         component = row.get(f"{kind}_id")
         parts = ("session_data", f"{kind}_data", "metadata", "summary")

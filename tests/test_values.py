@@ -18,6 +18,7 @@ from agno_docstores.conformance.ids import memories_stay_apart, sessions_and_run
 from agno_docstores.conformance.memories import memory_of
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.traces import span, trace
 from agno_docstores.conformance.values import UNSTORABLE, Model, Mood, as_json, nested, values
 from agno_docstores.merging import merge
 
@@ -76,6 +77,26 @@ def test_the_canonical_form_is_canonical(value: Any) -> None:
     for compress in (True, False):
         (read,) = unpack(pack({"part": part}, compress=compress, threshold=0)).values()
         assert repr(read.value()) == repr(part.value())
+
+
+async def test_what_agno_cannot_take_apart_is_named_by_its_path_too(db: Any) -> None:
+    loop: dict[str, Any] = {}
+    loop["self"] = loop
+    cases = [
+        (iter([]), "session_data.bad"),
+        ({"x": loop}, "session_data.bad.x.self"),
+        (nested(5000), "session_data.bad"),
+    ]
+    for value, path in cases:
+        with pytest.raises(UnserializableValueError) as caught:
+            await db.upsert_session(agent_session(session_data={"bad": value}))
+        assert caught.value.path.startswith(path)
+    assert await db.get_sessions() == []
+    await db.upsert_trace(trace())
+    await db.create_spans(
+        [span("s1", attributes={"bad": loop}), span("s2", attributes={"bad": nested(5000)}), span("s3")]
+    )
+    assert [one.span_id for one in await db.get_spans("t1")] == ["s3"]
 
 
 async def test_floats_are_kept_as_the_whole_of_a_part(db: Any) -> None:

@@ -17,6 +17,7 @@ from agno.db.sqlite import AsyncSqliteDb
 from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.knowledge import content_of
 from agno_docstores.conformance.memories import memory_of
+from agno_docstores.conformance.metrics import counts, rows_of
 from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.conformance.traces import span, trace
 
@@ -144,6 +145,17 @@ async def traces_stay_apart(db: Any, ids: Sequence[str]) -> None:
 
 async def test_ids_of_sessions_and_runs_stay_apart(db: Any) -> None:
     await sessions_and_runs_stay_apart(db, SOME)
+
+
+async def test_metrics_of_users_stay_apart(db: Any) -> None:
+    users = ["a", "a ", "A", "é", "e\u0301", "a!4b", "\0", "__x__", "x" * LONG, "x" * (LONG - 1) + "y"]
+    for user in users:
+        await db.upsert_session(agent_session(user, user_id=user))
+    found = await rows_of(db)
+    assert sorted(user for _, user in found if user is not None) == sorted(users)
+    assert all(counts(row)[0] == 1 for row in found.values())
+    for user in users[:4]:
+        assert [one for _, one in await rows_of(db, user_id=user)] == [user]
 
 
 async def test_ids_of_memories_stay_apart(db: Any) -> None:
