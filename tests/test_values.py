@@ -16,10 +16,24 @@ from agno_docstores import InvalidIdError, UnserializableValueError, keys
 from agno_docstores.codec import MOST_LEVELS, Json, pack, unpack
 from agno_docstores.conformance.ids import memories_stay_apart, sessions_and_runs_stay_apart, traces_stay_apart
 from agno_docstores.conformance.memories import memory_of
+from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.conformance.traces import span, trace
-from agno_docstores.conformance.values import UNSTORABLE, Model, Mood, as_json, nested, values
+from agno_docstores.conformance.values import (
+    CORPUS,
+    KEYS,
+    UNSTORABLE,
+    Model,
+    Mood,
+    as_json,
+    assert_same,
+    in_runs,
+    in_sessions,
+    in_spans,
+    nested,
+    values,
+)
 from agno_docstores.merging import merge
 
 
@@ -97,6 +111,40 @@ async def test_what_agno_cannot_take_apart_is_named_by_its_path_too(db: Any) -> 
         [span("s1", attributes={"bad": loop}), span("s2", attributes={"bad": nested(5000)}), span("s3")]
     )
     assert [one.span_id for one in await db.get_spans("t1")] == ["s3"]
+
+
+@pytest.mark.cells("dynamo-sync-*", "firestore-sync-*")
+async def test_values_come_back_from_readable_text_as_well(open_another: Any) -> None:
+    db = Awaitable(open_another(compress=False))
+    value = {**{str(number): one for number, one in enumerate(CORPUS)}, **dict.fromkeys(KEYS, 1)}
+    try:
+        for place in (in_sessions, in_runs, in_spans):
+            for where, found in (await place(db, value)).items():
+                assert_same(found, value, where)
+    finally:
+        await close(db.raw)
+
+
+async def test_an_update_of_state_takes_any_value_under_any_key(db: Any) -> None:
+    await db.upsert_session(agent_session())
+    value = {**{str(number): one for number, one in enumerate(CORPUS)}, **dict.fromkeys(KEYS, 1)}
+    names = list(as_json(dict.fromkeys(KEYS)))
+    under = dict(zip(names, CORPUS, strict=False))
+    await db.update_session_data("s1", {"merged": value}, set={("set", name): one for name, one in under.items()})
+    data = await db.update_session_data(
+        "s1", increment={("count", name): 1.0 for name in names}, append={"list": CORPUS}
+    )
+    assert_same(data, (await db.get_session("s1")).session_data, "stored")
+    assert_same(data["merged"], value, "merged")
+    assert_same(data["set"], under, "set")
+    assert_same(data["count"], dict.fromkeys(names, 1.0), "count")
+    assert repr(data["list"]) == repr(as_json(CORPUS))
+    before = await db.get_session("s1", deserialize=False)
+    for bad in UNSTORABLE:
+        for change in ({"set": {("set", "a.b"): bad}}, {"append": {"list": [bad]}}, {"data": {"bad": bad}}):
+            with pytest.raises(UnserializableValueError):
+                await db.update_session_data("s1", **change)
+    assert repr(await db.get_session("s1", deserialize=False)) == repr(before)
 
 
 async def test_floats_are_kept_as_the_whole_of_a_part(db: Any) -> None:
