@@ -29,14 +29,14 @@ class InvalidIdError(DocstoreError, ValueError):
 
 
 class UnserializableValueError(DocstoreError, TypeError):
-    """A value that JSON cannot hold, named by its path. Nothing was written."""
+    """A value that JSON cannot hold, or that is nested too deep, named by its path. Nothing was written."""
 
     status_code = 422
 
-    def __init__(self, path: str, value: object) -> None:
+    def __init__(self, path: str, value: object, why: str = "which cannot be stored as JSON") -> None:
         self.path = path
         self.type_name = type(value).__name__
-        super().__init__(f"{path} is a {self.type_name}, which cannot be stored as JSON")
+        super().__init__(f"{path} is a {self.type_name}, {why}")
 
 
 class OwnershipError(DocstoreError, PermissionError):

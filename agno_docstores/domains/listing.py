@@ -15,7 +15,7 @@ from typing import Any
 from agno.db.utils import validate_pagination
 
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.keys import Scalar, check_id, rank
+from agno_docstores.keys import Scalar, as_id, rank
 from agno_docstores.port import Condition, Eq, Fields, FieldValue, Stored
 
 
@@ -28,7 +28,7 @@ def label(name: str, value: Any) -> str | None:
     """A text of which an index may be made, such as an id of another record: None, or text that a store can hold.
     Compared, and so stored, as text. Raises `InvalidIdError`."""
     value = plain(value)
-    return value if value is None or value == "" else check_id(name, str(value))
+    return value if value is None or value == "" else as_id(name, value)
 
 
 def equal(**given: Any) -> list[Condition]:
