@@ -24,6 +24,11 @@ FieldValue = Scalar | tuple[str, ...]
 Fields = Mapping[str, FieldValue]
 
 
+#: A body part that every kind with a body has besides its own: where a body is that is too large for one record
+#: (`chunks.py`). To a driver a part like the others; no caller's data can have its name.
+MANIFEST = "_manifest"
+
+
 # --- What is stored -------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +60,8 @@ class Kind:
     parents. `order`: a child's int field that never changes and is unique within the parent; a driver may use it as the
     physical position. `within`: another kind with the same ids, whose document this record may share, so that a commit
     of both is one document's. `multi`: fields whose values are tuples of texts. `volatile`: fields that change often,
-    better kept out of index projections.
+    better kept out of index projections. `nested`: children that are addressed with their parent only, and whose ids
+    nobody repeats; a driver need not find them by id alone, nor see to it that the id is unique over all parents.
     """
 
     name: str
@@ -68,6 +74,12 @@ class Kind:
     within: str | None = None
     multi: frozenset[str] = frozenset()
     volatile: frozenset[str] = frozenset()
+    nested: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All that a stored body may consist of."""
+        return (*self.body, MANIFEST) if self.body else ()
 
     def index(self, name: str) -> Index:
         return next(index for index in self.indexes if index.name == name)
@@ -86,10 +98,12 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Rev:
-    """The version of a record: the token of the commit that wrote it. `at` is the driver's own note."""
+    """The version of a record: the token of the commit that wrote it. `at` is the driver's own note; `manifest` the
+    kernel's, of a record whose body is in chunks: whoever writes on it leaves those behind."""
 
     token: str
     at: Any = field(default=None, compare=False)
+    manifest: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,12 @@ class Stored:
 def as_int(value: FieldValue) -> int:
     """An int field's value; what is none counts as 0."""
     return value if isinstance(value, int) else 0
+
+
+def field_bytes(fields: Fields) -> int:
+    """Bytes of the texts among fields, in UTF-8."""
+    texts = [text for value in fields.values() for text in (value if isinstance(value, tuple) else (value,))]
+    return sum(len(text.encode(errors="surrogatepass")) for text in texts if isinstance(text, str))
 
 
 def added(record: Stored, deltas: Mapping[str, int], also: Fields) -> dict[str, FieldValue]:
@@ -316,6 +336,9 @@ class Driver(ABC):
     optional_indexes: bool = True
     #: The conditions that `scan` applies in full by itself, so that a page under them needs no second look for more.
     pushes: frozenset[type] = frozenset()
+    #: Bytes that one record may take, as `stored_bytes` counts them: what the store takes, less room for keys, index
+    #: entries and the like. What takes more the kernel puts into several records. None: no limit.
+    item_bytes: int | None = None
     io: Io
 
     def __init__(self, io: Io, kinds: Mapping[str, Kind], tables: Mapping[str, str]) -> None:
@@ -323,6 +346,11 @@ class Driver(ABC):
         self.kinds = kinds
         #: Physical table by kind.
         self.tables = tables
+
+    def stored_bytes(self, put: Put) -> int:
+        """Bytes that a record would take: those of its body, and the texts among its fields. At most 4 for each
+        character of these and of the parts' names, and 8 for each part; exact up to `item_bytes`."""
+        return sum(len(name) + 4 + part.size for name, part in put.body.items()) + field_bytes(put.fields)
 
     @abstractmethod
     def address(self) -> str:

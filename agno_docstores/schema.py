@@ -349,6 +349,21 @@ REMINDERS = Kind(
 )
 
 
+#: A piece of a body that is too large for one record (`chunks.py`).
+CHUNKS = Kind(
+    name="chunks",
+    table="session_table_name",
+    fields=(
+        "owner",  # kind and parent of the record whose body it is; of one without a parent, kind and id
+        "place",  # generation, number, and bytes of the slice: "GENERATION.000017.1834000"
+    ),
+    body=("slice",),
+    indexes=(Index("places", ("owner",), "place", strong=True),),
+    parent="owner",
+    nested=True,
+)
+
+
 def reminder_ref(about: str, target: str) -> Ref:
     return Ref(REMINDERS.name, keys.encode((about, target)))
 
@@ -369,5 +384,6 @@ KINDS = {
         METRICS,
         TALLIES,
         REMINDERS,
+        CHUNKS,
     )
 }
