@@ -15,6 +15,7 @@ from typing import Any, cast
 from agno.db.base import AsyncBaseDb, BaseDb
 
 from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, iterating, paging
+from agno_docstores.chunks import MAX_VALUE_BYTES
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
@@ -60,12 +61,13 @@ class Engine:
         naming: Naming,
         provision: bool,
         cache_bytes: int,
+        max_value_bytes: int,
         on_conflict: OnConflict,
         table_options: str,
     ) -> None:
         self.driver = driver
         self.naming = naming
-        self.kernel = Kernel(driver, provision=provision, table_options=table_options)
+        self.kernel = Kernel(driver, provision=provision, table_options=table_options, max_value_bytes=max_value_bytes)
         self.histories = histories = Histories(self.kernel, cache_bytes=cache_bytes)
         self.domains: dict[str, Any] = {
             "Sessions": Sessions(self.kernel, histories, on_conflict),
@@ -134,6 +136,7 @@ def _engine(
         naming,
         options.get("provision", True),
         options.get("cache_bytes", 64_000_000),
+        options.get("max_value_bytes", MAX_VALUE_BYTES),
         options.get("on_conflict", "merge"),
         " ".join(f"--{argument.replace('_', '-')} {shlex.quote(name)}" for argument, name in tables.items()),
     )
