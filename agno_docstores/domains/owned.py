@@ -36,9 +36,9 @@ async def remove(kernel: Kernel, kind: Kind, ids: Sequence[str], user_id: Any = 
 
     async def attempt(fresh: bool) -> None:
         nonlocal pending
-        found = [record for record in await kernel.get_many(pending) if record and belongs_to(record, user_id)]
+        found = [record for record in await kernel.headers(pending) if record and belongs_to(record, user_id)]
         if user_id is None:
-            failed = await kernel.write_many(Delete(record.ref) for record in found)
+            failed = await kernel.remove(found)
             errors = [(failure.write.ref, failure.error) for failure in failed]
         else:
             writes = [Delete(record.ref, record.rev) for record in found]
