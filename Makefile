@@ -12,7 +12,7 @@ ARGS ?=
 # Processes that share the cells; each starts the servers of its own.
 JOBS ?= 3
 
-.PHONY: demo test check format lock build clean
+.PHONY: demo test bench check format lock build clean
 .DEFAULT_GOAL := test
 
 .venv/.synced: uv.lock pyproject.toml mongo/pyproject.toml dynamo/pyproject.toml firestore/pyproject.toml
@@ -26,6 +26,9 @@ demo: .venv/.synced ## a real agent in each store, resumed by another process
 
 test: .venv/.synced ## the whole matrix, as far as this machine has the servers
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+bench: .venv/.synced ## what it costs, beside Agno's own adapters; ARGS=--small: that it works at all
+	$(BIN)/python -m tests.bench $(ARGS)
 
 check: .venv/.synced ## lint and types, without a server
 	$(BIN)/ruff check .
