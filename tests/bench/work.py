@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agno.db.base import SessionType
+from agno.db.base import AsyncBaseDb, SessionType
 from agno.db.schemas.evals import EvalRunRecord, EvalType
 from agno.db.schemas.knowledge import KnowledgeRow
 from agno.db.schemas.memory import UserMemory
@@ -170,7 +170,7 @@ class Bench:
         db = self.side.open_async()
         for id in ("nobody", session_id):  # the first opens connections
             stall = await longest_stall(lambda id=id: db.get_session(id, SessionType.AGENT))  # type: ignore[misc]
-        if self.side.name == OURS:
+        if isinstance(db, AsyncBaseDb):
             await db.close()
         return stall
 
