@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.bench import report
+from tests.bench import growth, plumbing, report
 from tests.bench.__main__ import measured
 from tests.bench.counting import Counts, Tally
 from tests.bench.prices import monthly
@@ -85,3 +85,22 @@ def test_a_million_turns_are_priced_by_their_units() -> None:
     operations, storage = monthly("dynamo", turn, 1000)
     assert operations == pytest.approx(2 * 0.125 + 12 * 0.625)
     assert storage == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_no_operation_costs_more_with_more_sessions_and_users(atomic: bool) -> None:
+    """But the count of the metrics, which answers with a row of each owner."""
+    found = growth.measured((100, 400), atomic=atomic, tell=lambda text: None)
+    grown = {name for name, (few, many) in found.items() if few != many}
+    assert grown == {"calculate_metrics, nothing new: answers with a row of each owner"}
+    assert found["20 sessions of a user"][0].records == 10
+    assert "x-axis [100, 400]" in growth.markdown(found, (100, 400))
+
+
+def test_plumbing_is_measured_for_each_port_operation() -> None:
+    watched = plumbing.Watched()
+    for name, (act, agnos) in plumbing.acts(watched.db).items():
+        watched.calls = 0
+        act()
+        agnos()
+        assert watched.calls == (2 if name == "upsert_user_memory" else 1), name
