@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import Any
 
 import pytest
 
-from tests.bench import growth, plumbing, report
+from tests.bench import growth, plumbing, report, scale
 from tests.bench.__main__ import measured
 from tests.bench.counting import Counts, Tally
 from tests.bench.prices import monthly
 from tests.bench.sides import AGNO, FLOOR, OURS
-from tests.bench.work import Sizes
+from tests.bench.work import OWNER, Sizes, run_of, session_of
+from tests.meters import KB
 
 TINY = Sizes(histories=(0, 3), deleted=2, sessions=40, counted=2, records=10, large=100_000, repeat=1)
 
@@ -104,3 +106,30 @@ def test_plumbing_is_measured_for_each_port_operation() -> None:
         act()
         agnos()
         assert watched.calls == (2 if name == "upsert_user_memory" else 1), name
+
+
+def test_no_partition_of_dynamodb_takes_more_than_it_may_where_one_agent_has_all_the_turns() -> None:
+    """But the agent's own, which is divided where that is asked for. A user's or a session's are far from it."""
+    narrow, wide = scale.DynamoLoad(), scale.DynamoLoad(component_shards=4)
+    firestore = scale.FirestoreLoad()
+    scale.replay(600, narrow, wide, firestore)
+    loads = [{what: rate for what, _, rate, _ in scale.hottest(load, 600)} for load in (narrow, wide)]
+    over = [{what for what, rate in load.items() if rate > scale.PARTITION_WRITES} for load in loads]
+    assert over == [{"sessions component_created", "sessions component_touched"}, set()]
+    assert ("runs", "created_at") not in firestore.ascending(), "all within a second"
+    assert "**over**" in scale.markdown(600, narrow, firestore)
+
+
+def test_units_are_those_that_dynamodb_bills() -> None:
+    """As DynamoDB Local counts them: of a run of 5 KB, and of a session that is saved again (`make bench`)."""
+    load = scale.DynamoLoad()
+    db: Any = scale.SinkDocstore(load)
+    session = session_of("s1")
+    db.upsert_session(session)
+    load.units.clear()
+    db.upsert_run(run_of("s1", 0, 5 * KB), "s1", OWNER, 0)
+    assert sum(load.units.values()) == 12, "run 6, its change 2, counters 2, claim 2"
+    load.units.clear()
+    db.io.now = lambda: time.time() + 1
+    db.upsert_session(session)
+    assert sum(load.units.values()) == 8, "itself 2, and its three entries by time, each removed and put"

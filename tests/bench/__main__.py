@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench import report
@@ -27,16 +28,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
     parser.add_argument("--readme", type=Path, help="write the tables between the markers of this file")
     options = parser.parse_args(arguments)
+
+    def keep(found: report.Found) -> None:
+        if options.json:
+            options.json.write_text(json.dumps(report.dump(found), indent=1) + "\n")
+
     if options.from_json:
         found = report.load(options.from_json.read_text())
     else:
-        found = measured(options.stores.split(","), SMALL if options.small else Sizes(), strict=not options.small)
+        sizes = SMALL if options.small else Sizes()
+        found = measured(options.stores.split(","), sizes, strict=not options.small, keep=keep)
     text = report.markdown(found)
     print(text)
     if options.kinds:
         print(report.requests_by_kind(found))
-    if options.json:
-        options.json.write_text(json.dumps(report.dump(found), indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text(text)
     if options.readme:
@@ -44,8 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def measured(stores: list[str], sizes: Sizes, *, strict: bool) -> report.Found:
-    """The counts by store, side and work. Telling how far it is on stderr."""
+def measured(
+    stores: list[str], sizes: Sizes, *, strict: bool, keep: Callable[[report.Found], None] = lambda found: None
+) -> report.Found:
+    """The counts by store, side and work. Tells on stderr how far it is; `keep` gets what there is, store by store."""
     # Agno's adapters log what they swallow; the table tells it by what is missing afterwards.
     logging.getLogger("agno").setLevel(logging.CRITICAL + 1)
     started = time.monotonic()
@@ -65,6 +72,7 @@ def measured(stores: list[str], sizes: Sizes, *, strict: bool) -> report.Found:
                 with side(store, name, server) as one:
                     sides[name] = Bench(one, sizes, lambda text, store=store: tell(f"{store}, {text}")).measure()
             found[store] = sides
+            keep(found)
         finally:
             server.stop()
     return found

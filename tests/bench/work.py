@@ -229,7 +229,6 @@ class Bench:
                     limit=20, sort_by="created_at", sort_order="desc", **bare, **arguments
                 ),
                 lambda answer, expected=expected: len(answer[0] if isinstance(answer, tuple) else answer) >= expected,
-                repeat=self.sizes.repeat,
             )
 
     def records(self) -> None:
