@@ -117,7 +117,8 @@ def test_no_partition_of_dynamodb_takes_more_than_it_may_where_one_agent_has_all
     over = [{what for what, rate in load.items() if rate > scale.PARTITION_WRITES} for load in loads]
     assert over == [{"sessions component_created", "sessions component_touched"}, set()]
     assert ("runs", "created_at") not in firestore.ascending(), "all within a second"
-    assert "**over**" in scale.markdown(600, narrow, firestore)
+    told = scale.markdown(600, narrow, firestore)
+    assert "**over**" in told and '| `runs` | `{_id: "hashed"}` | session_id; user_id' in told
 
 
 def test_units_are_those_that_dynamodb_bills() -> None:

@@ -216,6 +216,20 @@ def markdown(turns: int, dynamo: DynamoLoad, firestore: FirestoreLoad) -> str:
         rate = count / turns * RATE
         mark = " **over**" if rate > ASCENDING_WRITES else ""
         lines.append(f"| ascending values of `{name}` in `{kind}` | {rate:,.0f}{mark} | {ASCENDING_WRITES} |")
+    return "\n".join(lines) + "\n\n" + shard_keys()
+
+
+def shard_keys() -> str:
+    """What a sharded MongoDB wants: by the indexes that each kind declares, which the driver keeps as they are.
+
+    The key is the hashed `_id` of every collection, for it alone keeps an id unique over all shards, which makes a
+    run belong to one session for good. Whatever names an id goes to one shard; an index is asked on all of them.
+    """
+    lines = ["| MongoDB | shard key | on all shards: what is asked by |", "|---|---|---|"]
+    for kind in KINDS.values():
+        if kind.within is None:
+            asked = dict.fromkeys(", ".join(index.eq) or "nothing: the listing of all" for index in kind.indexes)
+            lines.append(f'| `{kind.name}` | `{{_id: "hashed"}}` | {"; ".join(asked) or "-"} |')
     return "\n".join(lines) + "\n"
 
 
