@@ -122,7 +122,7 @@ def test_no_partition_of_dynamodb_takes_more_than_it_may_where_one_agent_has_all
 
 
 def test_units_are_those_that_dynamodb_bills() -> None:
-    """A run of 5 KB, and a session that is saved again. DynamoDB Local says 10 and 8: in a transaction it leaves out the
+    """A run of 5 KB; a session that is saved again. DynamoDB Local says 10 and 8: in a transaction it leaves out the
     entry of the local index, which the service bills as any other."""
     load = scale.DynamoLoad()
     db: Any = scale.SinkDocstore(load)
