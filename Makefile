@@ -12,7 +12,7 @@ ARGS ?=
 # Processes that share the cells; each starts the servers of its own.
 JOBS ?= 3
 
-.PHONY: demo test nightly check format lock build clean
+.PHONY: demo test nightly bench check format lock build clean
 .DEFAULT_GOAL := test
 
 .venv/.synced: uv.lock pyproject.toml mongo/pyproject.toml dynamo/pyproject.toml firestore/pyproject.toml
@@ -35,6 +35,9 @@ nightly: .venv/.synced ## 10,000 generated values in each cell, and every hostil
 	@echo "AGNO_DOCSTORES_VALUES=$$AGNO_DOCSTORES_VALUES AGNO_DOCSTORES_SEED=$$AGNO_DOCSTORES_SEED"
 	$(BIN)/python -m pytest -n $(JOBS) tests/test_conformance_values.py tests/test_conformance_ids.py \
 		-k "generated or apart" $(ARGS)
+
+bench: .venv/.synced ## what it costs, beside Agno's own adapters; ARGS=--small: that it works at all
+	$(BIN)/python -m tests.bench $(ARGS)
 
 check: .venv/.synced ## lint and types, without a server
 	$(BIN)/ruff check .

@@ -62,7 +62,7 @@ class Json:
         return NULL if value is None else cls(dumps(value))
 
     def value(self) -> Any:
-        return json.loads(self.text)
+        return None if self.text == "null" else json.loads(self.text)
 
     @property
     def size(self) -> int:
@@ -84,12 +84,17 @@ NULL = Json("null")
 
 def dumps(value: Any) -> str:
     """Compact JSON text that every store can hold: a lone surrogate, which UTF-8 has no form for, stays escaped."""
-    text = json.dumps(value, cls=CustomJSONEncoder, ensure_ascii=False, separators=(",", ":"))
+    text = _PLAIN.encode(value)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return json.dumps(value, cls=CustomJSONEncoder, separators=(",", ":"))
+        return _ESCAPED.encode(value)
     return text
+
+
+# Made once: `json.dumps` makes an encoder anew for each value.
+_PLAIN = CustomJSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_ESCAPED = CustomJSONEncoder(separators=(",", ":"))
 
 
 def pack(parts: Mapping[str, Json], *, compress: bool = True, threshold: int = 1024) -> str | bytes:

@@ -39,8 +39,9 @@ class Index:
     A record has an entry unless one of the `eq` fields is null. `strong`: reads see every acknowledged write; only an
     index by the parent may ask for that. `optional`: a driver whose store bills index entries may leave it out.
     `spread`: the `eq` fields have few values, so that a driver whose store limits the writes of one partition had
-    better divide each value's entries among several. A kind's indexes are declared the most selective first: of two
-    that serve a query equally well, the first is taken.
+    better divide each value's entries among several. `crowded`: the `eq` fields have many values, but one of them may
+    have most of the entries, so that a driver may divide them where it is told to. A kind's indexes are declared the
+    most selective first: of two that serve a query equally well, the first is taken.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Index:
     strong: bool = False
     optional: bool = False
     spread: bool = False
+    crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

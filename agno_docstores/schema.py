@@ -36,8 +36,8 @@ SESSIONS = Kind(
     indexes=(
         Index("user_created", ("user_id",), "created_at"),
         Index("user_touched", ("user_id",), "touched_at"),
-        Index("component_created", ("components",), "created_at"),
-        Index("component_touched", ("components",), "touched_at"),
+        Index("component_created", ("components",), "created_at", crowded=True),
+        Index("component_touched", ("components",), "touched_at", crowded=True),
         Index("all_created", (), "created_at"),
         Index("all_touched", (), "touched_at"),
         # What AgentOS lists by: with these, its pages and totals need no look at other types' sessions.

@@ -319,6 +319,33 @@ async def test_shards_are_merged_in_order(driver: Driver) -> None:
 
 
 @ANY_DYNAMO
+async def test_a_component_can_be_given_more_partitions_later(db: Any, open_another: Any) -> None:
+    """What was stored before stays in the listing, and one component's writes go to several partitions."""
+
+    def saved(number: int) -> AgentSession:
+        return AgentSession(session_id=f"s{number:02d}", agent_id="a", created_at=100 + number // 2)
+
+    for number in range(10):
+        await db.upsert_session(saved(number))
+    wide = Awaitable(open_another(component_shards=3))
+    try:
+        for number in range(10, 30):
+            await wide.upsert_session(saved(number))
+        await wide.upsert_session(saved(3))
+        partitions = {item["gsi3pk"]["S"] for item in await items(db.raw._engine.driver) if "gsi3pk" in item}
+        assert len(partitions) == 3
+        expected = [f"s{number:02d}" for number in range(30)]
+        for order in ("asc", "desc"):
+            listing = {"component_id": "a", "sort_by": "created_at", "sort_order": order}
+            pages = [await wide.get_sessions(limit=8, page=page, **listing) for page in (1, 2, 3, 4)]
+            assert [one.session_id for page in pages for one in page] == expected[:: 1 if order == "asc" else -1]
+        assert await wide.count_sessions(component_id="a") == 30
+        assert await wide.delete_session("s03") and await wide.count_sessions(component_id="a") == 29
+    finally:
+        await close(wide.raw)
+
+
+@ANY_DYNAMO
 async def test_headers_of_an_index_tell_the_field_they_are_sorted_by(driver: Driver) -> None:
     await ready(driver)
     await store(driver, session("s1", user_id="u", touched_at=77, updated_at=76))
@@ -834,12 +861,14 @@ def test_where_the_data_lies_is_the_identity_and_no_secret_is_told(bare: pytest.
         endpoint_url="https://u:p@db.example:8000/",
         table_name="mine",
         listing_shards=2,
+        component_shards=3,
         session_table="my_sessions",
         **KEYS,  # type: ignore[arg-type]
     )
     told = db.to_dict()
     assert told["table_name"] == "mine" and told["endpoint_url"] == "https://db.example:8000"
     assert told["region_name"] == "eu-west-1" and told["listing_shards"] == 2 and "compress" not in told
+    assert told["component_shards"] == 3
     assert not any(secret in json.dumps(told) + repr(db) for secret in (*KEYS.values(), "u:p"))
     again = DynamoDocstore.from_dict(json.loads(json.dumps({key: value for key, value in told.items() if key != "id"})))
     assert again.id == db.id and again._engine.driver.tables == db._engine.driver.tables  # type: ignore[attr-defined]
@@ -870,6 +899,8 @@ def test_arguments_that_contradict_are_refused() -> None:
         DynamoDocstore(Stub(), region_name="eu-west-1")
     with pytest.raises(ValueError, match="listing_shards"):
         DynamoDocstore(Stub(), listing_shards=0)
+    with pytest.raises(ValueError, match="component_shards"):
+        DynamoDocstore(Stub(), component_shards=0)
     with pytest.raises(TypeError, match="DynamoDB client"):
         DynamoDocstore(object())
     with pytest.raises(ValueError, match="table_name"):

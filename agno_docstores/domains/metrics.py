@@ -13,7 +13,7 @@ import json
 import logging
 from collections import Counter
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from agno_docstores.codec import NULL
@@ -76,11 +76,12 @@ class Metrics:
         `user_id`: that owner's rows; "" those of unowned sessions; None all. Of a row, `date` is a `datetime.date`,
         `user_id` None where nobody owns it. Counts first (`calculate_metrics`), at most once a minute and handle; if
         that fails, a warning says so and what was counted before is returned. Else 1 request for each megabyte of
-        rows, and 1. Eventually consistent on DynamoDB. Raises on a failed read.
+        rows, and 1. Other owners' rows are not read. Eventually consistent on DynamoDB. Raises on a failed read.
         """
         if self.kernel.io.now() - self._refreshed_at >= REFRESH:
+            yesterday = date.fromisoformat(today(self.kernel.now())) - timedelta(days=1)
             try:
-                await self.calculate_metrics()
+                await self._refresh((Range("date", None, yesterday.isoformat()),))
             except DocstoreError as error:
                 log.warning("metrics could not be refreshed before they were read: %s", error)
         owner: tuple[Condition, ...] = () if user_id is None else (Eq("user_id", user_id),)
@@ -102,10 +103,17 @@ class Metrics:
         Requests: 2 (5 on DynamoDB) where nothing changed; some 6 for each session that did, and 3 for each of its rows.
         Raises on a failed read or write; what was counted stays counted, and the next call goes on.
         """
+        rows = await self._refresh(())
+        in_order = sorted(rows, key=lambda row: (str(row.fields["date"]), str(row.fields["user_id"])))
+        return [_to_row(row, row.fields["user_id"]) for row in in_order] or None
+
+    async def _refresh(self, which: tuple[Condition, ...]) -> list[Stored]:
+        """Count what changed, and complete the days that are over: the rows that changed, and the open ones under these
+        conditions, which have to include those of earlier days."""
         self._refreshed_at = self.kernel.io.now()
         now = self.kernel.now()
         marked = await self.kernel.span(Span(HISTORIES.name, "uncounted", (True,), body=False))
-        open_rows = await self.kernel.page(Query(METRICS, (Eq("open", True),), "date"), body=False)
+        open_rows = await self.kernel.page(Query(METRICS, (Eq("open", True), *which), "date"), body=False)
         rows = {row.ref: row for row in open_rows}
         ids = [head.ref.id for head in marked]
         for start in range(0, len(ids), BATCH):
@@ -113,8 +121,7 @@ class Metrics:
                 rows[row.ref] = row
         for row in [row for row in rows.values() if row.fields["open"] and str(row.fields["date"]) < today(now)]:
             rows[row.ref] = await close_row(self.kernel, row, now)
-        in_order = sorted(rows.values(), key=lambda row: (str(row.fields["date"]), str(row.fields["user_id"])))
-        return [_to_row(row, row.fields["user_id"]) for row in in_order] or None
+        return list(rows.values())
 
     async def _count(self, session_ids: list[str], now: int) -> list[Stored]:
         """Count sessions; the rows that changed."""

@@ -185,10 +185,12 @@ class DynamoDriver(Driver):
         compress: bool = True,
         consistent_reads: bool = True,
         listing_shards: int = 4,
+        component_shards: int = 1,
     ) -> None:
         super().__init__(io, kinds, tables)
-        if listing_shards < 1:
-            raise ValueError(f"listing_shards must be at least 1, not {listing_shards}")
+        for name, shards in (("listing_shards", listing_shards), ("component_shards", component_shards)):
+            if shards < 1:
+                raise ValueError(f"{name} must be at least 1, not {shards}")
         for table in tables.values():
             if not is_table_name(table):
                 raise ValueError(f"{table!r} is no DynamoDB table name (3 to 255 of a-z, A-Z, 0-9, '_', '-', '.')")
@@ -198,7 +200,10 @@ class DynamoDriver(Driver):
         self._consistent = consistent_reads
         self._projections: dict[frozenset[str], dict[str, Any]] = {}
         self._layouts = {
-            name: Layout(kind, tables[name], shards=listing_shards, compress=compress) for name, kind in kinds.items()
+            name: Layout(
+                kind, tables[name], shards=listing_shards, compress=compress, component_shards=component_shards
+            )
+            for name, kind in kinds.items()
         }
 
     def stored_bytes(self, put: Put) -> int:

@@ -247,10 +247,11 @@ class Encoded:
 class Layout:
     """How one kind lies in its table."""
 
-    def __init__(self, kind: Kind, table: str, *, shards: int, compress: bool) -> None:
+    def __init__(self, kind: Kind, table: str, *, shards: int, compress: bool, component_shards: int = 1) -> None:
         self.kind = kind
         self.table = table
         self.shards = shards
+        self.component_shards = component_shards
         self.compress = compress
         strong = [index for index in kind.indexes if index.strong]
         #: The index that the sort key of the children themselves is.
@@ -295,17 +296,22 @@ class Layout:
 
     def slot_pk(self, index: Index, eq: Sequence[Scalar], shard: int = 0) -> str:
         """The partition of an index. One that holds all records, or has few values, is spread over shards, or each
-        write of the whole store would go to a single partition of DynamoDB's."""
-        sharded = (shard,) if index.spread or not eq else ()
+        write of the whole store would go to a single partition of DynamoDB's. So is a crowded one where that was asked
+        for; its first shard is what it has without, so that it can be asked for later."""
+        sharded = (shard,) if index.spread or not eq or shard else ()
         return keys.encode((self.kind.name, index.name, *eq, *sharded))
 
     def partitions(self, index: Index, eq: Sequence[Scalar]) -> list[str]:
         """All partitions that the entries with these values are in."""
-        shards = range(self.shards if index.spread or not eq else 1)
-        return [self.slot_pk(index, eq, shard) for shard in shards]
+        return [self.slot_pk(index, eq, shard) for shard in range(self._shards(index))]
 
-    def _shard(self, id: str) -> int:
-        return int(keys.digest(id, 8), 16) % self.shards
+    def _shards(self, index: Index) -> int:
+        if index.spread or not index.eq:
+            return self.shards
+        return self.component_shards if index.crowded else 1
+
+    def _shard(self, id: str, index: Index) -> int:
+        return int(keys.digest(id, 8), 16) % self._shards(index)
 
     # Writing
 
@@ -367,7 +373,7 @@ class Layout:
             sort = fields.get(index.sort)
             sk = keys.encode((None if isinstance(sort, tuple) else sort, id))
             combined = [eq for eq in product(*choices) if None not in eq]
-            entries[slot] = [(self.slot_pk(index, eq, self._shard(id)), sk) for eq in combined]
+            entries[slot] = [(self.slot_pk(index, eq, self._shard(id, index)), sk) for eq in combined]
         return entries
 
     @staticmethod

@@ -16,7 +16,9 @@ saves two index entries a document, and have Firestore remove what has expired (
     gcloud firestore fields ttls update expires_at --collection-group=agno_runs --enable-ttl
 
 The declared fields are for people and their ad-hoc queries; the driver queries `ix_` fields, and `expires_at` where
-sessions have a lifetime, so the others may be exempted likewise.
+sessions have a lifetime, so the others may be exempted likewise. Above 500 writes a second to one collection those that
+ascend with time (`created_at`, `updated_at`, `touched_at`) have to be: Firestore takes no more at the end of one index.
+So does each `ix_` field by time of few values: exempt those by which you do not list.
 """
 
 from __future__ import annotations

@@ -1,0 +1,267 @@
+"""Past one machine: a load of a thousand turns a second, laid on the physical layout of each driver.
+
+`python -m tests.bench.scale` replays the turns of ten million users, of whom few talk much (Zipf), against the memory
+driver, and has each commit encoded by the layouts of the DynamoDB and Firestore drivers. It adds up, by the services'
+published rules, what each partition of the table and of each index would be billed, and how often each document and the
+end of each ascending index would be written, and holds that against the documented limits. Nothing is sent anywhere.
+
+Reads are not in it: those of a warm turn are two small items of the session's own partition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from google.cloud.firestore_v1 import types
+
+from agno_docstores import keys
+from agno_docstores.facade import Docstore
+from agno_docstores.io import SyncIo
+from agno_docstores.memory import MemoryDriver, MemoryStore
+from agno_docstores.port import Kind, Put, Rev, Stored, Write
+from agno_docstores.schema import KINDS
+from agno_docstores_dynamo.layout import CHANGES, Item, Layout, item_bytes
+from agno_docstores_firestore import documents
+from tests.bench.work import run_of, session_of
+from tests.meters import KB, prose
+
+USERS, RATE = 10_000_000, 1000  # users; turns a second
+SESSIONS_EACH, AGENTS = 5, 1  # of one user; of the service (of several, few do most of the work: Zipf, too)
+PARTITION_WRITES = 1000  # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html
+DOCUMENT_WRITES, ASCENDING_WRITES = 1, 500  # https://cloud.google.com/firestore/quotas, .../docs/best-practices
+
+Change = tuple[Stored | None, Write]  # what was there, and what is written
+
+
+class Sink(MemoryDriver):
+    """The memory driver, which tells of each commit what it changed."""
+
+    watchers: Sequence[Any] = ()
+
+    async def commit(self, writes: Sequence[Write], token: str) -> list[Rev | None]:
+        before = [self.data.records.get(self._space(w.ref.kind), {}).get(w.ref.id) for w in writes]
+        revs = await super().commit(writes, token)
+        for watcher in self.watchers:
+            watcher.committed(list(zip(before, writes, strict=True)), token)
+        return revs
+
+
+class SinkDocstore(Docstore):
+    def __init__(self, *watchers: Any) -> None:
+        def make(kinds: Mapping[str, Kind], tables: Mapping[str, str]) -> Sink:
+            sink = Sink(SyncIo(), kinds, tables, MemoryStore())
+            sink.watchers = watchers
+            return sink
+
+        super().__init__(make, identity=("memory", "sink"))
+
+
+@dataclass
+class DynamoLoad:
+    """Write units by index (`table`: the table itself) and partition key, as Layout places and DynamoDB bills them."""
+
+    shards: int = 4
+    component_shards: int = 1
+    units: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._layouts = {
+            name: Layout(kind, "agno", shards=self.shards, compress=True, component_shards=self.component_shards)
+            for name, kind in KINDS.items()
+        }
+
+    def committed(self, changes: Sequence[Change], token: str) -> None:
+        old: dict[tuple[str, str], Item] = {}
+        new: dict[tuple[str, str], Item] = {}
+        for before, write in changes:
+            layout = self._layouts[write.ref.kind]
+            if before is not None:
+                was = Put(before.ref, before.fields, before.body or {}, expires_at=before.expires_at)
+                old |= self._items(layout, was, before.rev.token)
+            if isinstance(write, Put):
+                new |= self._items(layout, write, token)
+        written = {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
+        times = 2 if len(written) > 1 else 1  # several items are a transaction, which is billed twice
+        for key in written:
+            self._bill(old.get(key), new.get(key), times)
+
+    @staticmethod
+    def _items(layout: Layout, put: Put, token: str) -> dict[tuple[str, str], Item]:
+        encoded = layout.encode(put, token)
+        items = [encoded.item, *encoded.aliases, *([encoded.claim] if encoded.claim is not None else [])]
+        return {(item["pk"]["S"], item["sk"]["S"]): item for item in items}
+
+    def _bill(self, old: Item | None, new: Item | None, times: int) -> None:
+        there = [item for item in (old, new) if item is not None]
+        partition = there[0]["pk"]["S"]
+        self.units["table", partition] += times * max(map(_written, there))
+        for index, pk, sk in INDEXES:
+            entries = [_entry(item, pk, sk) for item in (old, new)]
+            if entries[0] == entries[1]:
+                continue
+            same = None not in entries and all(entries[0][name] == entries[1][name] for name in (pk, sk))  # type: ignore[index]
+            if same:
+                self.units[index, entries[1][pk]["S"]] += times * max(_written(entry) for entry in entries if entry)  # type: ignore[index]
+                continue
+            for entry in filter(None, entries):
+                self.units[index, entry[pk]["S"]] += times * _written(entry)
+
+
+INDEXES = [(CHANGES, "pk", "lsi"), *((f"gsi{n}", f"gsi{n}pk", f"gsi{n}sk") for n in range(1, 9))]
+
+
+def _entry(item: Item | None, pk: str, sk: str) -> Item | None:
+    if item is None or pk not in item or sk not in item:
+        return None
+    projected = {"pk", "sk", pk, sk, "id", "expires_at", *([] if sk == "lsi" else ["head"])}
+    return {name: value for name, value in item.items() if name in projected}
+
+
+def _written(item: Item) -> int:
+    return math.ceil(item_bytes({name: value for name, value in item.items() if name != "lsi"}) / KB)
+
+
+@dataclass
+class FirestoreLoad:
+    """Writes by document, and the values of each indexed field in the order of writing."""
+
+    documents: Counter[tuple[str, str]] = field(default_factory=Counter)
+    values: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+
+    def committed(self, changes: Sequence[Change], token: str) -> None:
+        for _, write in changes:
+            kind = KINDS[write.ref.kind]
+            self.documents[kind.name, write.ref.id] += 1
+            if not isinstance(write, Put):
+                continue
+            document = types.Document.pb()(name=f"projects/p/databases/d/documents/{kind.name}/x")
+            documents.fill(document, kind, write, token, compress=True)
+            for name, value in document.fields.items():
+                if name != documents.BODY:
+                    self._indexed((kind.name, name), value)
+
+    def _indexed(self, path: tuple[str, str], value: Any) -> None:
+        which = value.WhichOneof("value_type")
+        if which == "map_value":  # each of its entries is indexed as a field of its own
+            self.values.setdefault(path, []).extend(one.string_value for one in value.map_value.fields.values())
+        elif which in ("integer_value", "string_value"):
+            self.values.setdefault(path, []).append(getattr(value, which))
+
+    def ascending(self) -> dict[tuple[str, str], int]:
+        """The fields whose values grow with time, so that all are written at the end of the index, which is one place;
+        and how often that was. Grow: what was written early is all below what was written late."""
+        found = {}
+        for path, values in self.values.items():
+            early, late = values[: len(values) * 2 // 5], values[len(values) * 3 // 5 :]
+            if early and max(early) < min(late):
+                found[path] = len(values)
+        return found
+
+
+def replay(turns: int, *watchers: Any, agents: int = AGENTS, seed: int = 1) -> None:
+    """So many turns of so many agents, a thousandth of a second after one another."""
+    db: Any = SinkDocstore(*watchers)
+    chooser, started = random.Random(seed), 1_800_000_000.0
+
+    def zipf(of: int) -> int:
+        """A rank from 1 to `of`, the first of which comes as often as the second and third together, nearly."""
+        return int(math.exp(chooser.random() * math.log(of + 1)))
+
+    texts = [prose(5 * KB, number) for number in range(20)]
+    draft = run_of("any", 0, KB).to_dict()
+    sessions: dict[str, Any] = {}
+    for number in range(turns):
+        now = started + number / RATE
+        db.io.now = lambda now=now: now
+        user = f"user-{zipf(USERS)}"
+        # Agno draws the ids of sessions and runs at random.
+        id = keys.digest(f"{user}/{chooser.randrange(SESSIONS_EACH)}")
+        if id not in sessions:
+            agent = f"agent-{zipf(agents)}"
+            sessions[id] = session_of(id, number, user_id=user, agent_id=agent, created_at=int(now))
+        session = sessions[id]
+        session.session_data["session_state"]["turns"] = number
+        db.upsert_session(session, deserialize=False)
+        run = {**draft, "run_id": str(uuid.UUID(int=chooser.getrandbits(128))), "session_id": id, "user_id": user}
+        run |= {"content": texts[number % 20], "created_at": int(now)}
+        db.upsert_run(run, id, user)
+
+
+def markdown(turns: int, dynamo: DynamoLoad, firestore: FirestoreLoad) -> str:
+    lines = [
+        f"{RATE:,} turns a second of {USERS:,} users; {turns:,} turns replayed.",
+        "",
+        f"listing_shards={dynamo.shards}, component_shards={dynamo.component_shards}:",
+        "",
+        "| DynamoDB | hottest partition key | write units a second | of all | limit |",
+        "|---|---|---|---|---|",
+    ]
+    for index, key, units, total in hottest(dynamo, turns):
+        mark = " **over**" if units > PARTITION_WRITES else ""
+        lines.append(f"| {index} | `{key}` | {units:,.0f}{mark} | {total:,.0f} | {PARTITION_WRITES:,} |")
+    lines += ["", "| Firestore | writes a second | limit |", "|---|---|---|"]
+    (kind, _), count = firestore.documents.most_common(1)[0]
+    rate = count / turns * RATE
+    mark = " **over**" if rate > DOCUMENT_WRITES else ""
+    lines.append(f"| the hottest document, of `{kind}` | {rate:,.1f}{mark} | about {DOCUMENT_WRITES} |")
+    for (kind, name), count in sorted(firestore.ascending().items()):
+        rate = count / turns * RATE
+        mark = " **over**" if rate > ASCENDING_WRITES else ""
+        lines.append(f"| ascending values of `{name}` in `{kind}` | {rate:,.0f}{mark} | {ASCENDING_WRITES} |")
+    return "\n".join(lines) + "\n\n" + shard_keys()
+
+
+def shard_keys() -> str:
+    """What a sharded MongoDB wants: by the indexes that each kind declares, which the driver keeps as they are.
+
+    The key is the hashed `_id` of every collection, for it alone keeps an id unique over all shards, which makes a
+    run belong to one session for good. Whatever names an id goes to one shard; an index is asked on all of them.
+    """
+    lines = ["| MongoDB | shard key | on all shards: what is asked by |", "|---|---|---|"]
+    for kind in KINDS.values():
+        if kind.within is None:
+            asked = dict.fromkeys(", ".join(index.eq) or "nothing: the listing of all" for index in kind.indexes)
+            lines.append(f'| `{kind.name}` | `{{_id: "hashed"}}` | {"; ".join(asked) or "-"} |')
+    return "\n".join(lines) + "\n"
+
+
+def hottest(dynamo: DynamoLoad, turns: int) -> list[tuple[str, str, float, float]]:
+    """Of each kind in each index: the hottest partition key, its write units a second, and those of all together."""
+    best: dict[tuple[str, str], tuple[str, int]] = {}
+    totals: Counter[tuple[str, str]] = Counter()
+    for (index, key), units in dynamo.units.items():
+        name = ("", "") if index in ("table", CHANGES) else tuple(key.split("!")[:2])
+        group = (index, f"{name[0][1:]} {name[1][1:]}".strip())
+        totals[group] += units
+        if units > best.get(group, ("", 0))[1]:
+            best[group] = (key, units)
+    rows = []
+    for (index, what), (key, units) in sorted(best.items()):
+        shown = key if index not in ("table", CHANGES) else "a session"
+        rows.append((what or index, shown, units / turns * RATE, totals[index, what] / turns * RATE))
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
+    parser.add_argument("--turns", type=int, default=20_000)
+    parser.add_argument("--shards", type=int, default=4, help="listing_shards of DynamoDB")
+    parser.add_argument("--component-shards", type=int, default=1, help="component_shards of DynamoDB")
+    parser.add_argument("--agents", type=int, default=AGENTS)
+    options = parser.parse_args(arguments)
+    dynamo, firestore = DynamoLoad(options.shards, options.component_shards), FirestoreLoad()
+    replay(options.turns, dynamo, firestore, agents=options.agents)
+    print(markdown(options.turns, dynamo, firestore))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
