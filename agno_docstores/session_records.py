@@ -10,6 +10,7 @@ An object that was read carries a `Reading` with it, also as a copy: the version
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from agno_docstores.keys import check_id
 from agno_docstores.merging import Path, differences, merge, shown
 from agno_docstores.port import Condition, Eq, Expect, Expectation, FieldValue, Has, Put, Rev, Stored, Write, as_int
 from agno_docstores.schema import SESSIONS
+
+log = logging.getLogger("agno_docstores")
 
 Session = AgentSession | TeamSession | WorkflowSession
 Row = dict[str, Any]
@@ -378,7 +381,8 @@ async def remove_rest(histories: Histories, head: Stored) -> None:
 
 
 async def remove_session(histories: Histories, session_id: str, user_id: str | None) -> bool:
-    """Delete a session with its runs, if it is `user_id`'s or no user is named; whether there was such.
+    """Delete a session with its runs, if it is `user_id`'s or no user is named; whether there was such. One that is
+    not his is told of in the log.
 
     The first commit takes the session away and marks its history as deleting, under the owner's check; then runs and
     history go. Whoever repeats it goes on. The history stays marked as uncounted meanwhile, so that an interrupted
@@ -391,8 +395,11 @@ async def remove_session(histories: Histories, session_id: str, user_id: str | N
             return None
         if head.fields.get("deleting"):
             return head if user_id is None or head.fields.get("user_id") == user_id else None
-        if current is None or not readable(current, user_id):
-            return None  # nobody's, or expired: that is for a sweep
+        if current is None:
+            return None  # it has expired: that is for a sweep
+        if not readable(current, user_id):
+            log.warning("session %r was not deleted: user %r does not own it", session_id, user_id)
+            return None
         return await histories.condemn(current, head)
 
     marked = await histories.kernel.transact(f"deletion of session {session_id!r}", attempt)
