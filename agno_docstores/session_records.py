@@ -21,6 +21,7 @@ from agno.db.utils import deserialize_session, owner_key
 from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores.codec import NULL, Json
+from agno_docstores.domains.listing import equal, label
 from agno_docstores.errors import Conflict, SessionConflictError
 from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
 from agno_docstores.kernel import Kernel, expired, new_token
@@ -162,11 +163,11 @@ def changed(session: Stored, body: Mapping[str, Json], **fields: FieldValue) -> 
 def filters(
     user_id: str | None, session_type: SessionType | None, component_id: str | None
 ) -> tuple[list[Condition], list[Condition]]:
-    """The conditions of a listing, and those that follow from them for an index that knows only those."""
-    where: list[Condition] = []
+    """The conditions of a listing, and those that follow from them for an index that knows only those. Ids are compared
+    as text. Raises `InvalidIdError` for a text that no record can hold."""
+    where = equal(user_id=user_id)
     implied: list[Condition] = []
-    if user_id is not None:
-        where.append(Eq("user_id", user_id))
+    component_id = label("component_id", component_id)
     if component_id is not None:
         # Of one type, the session's own component; else any of the ids that it has.
         any_of_its_ids = Has("components", component_id)
@@ -394,7 +395,7 @@ async def remove_session(histories: Histories, session_id: str, user_id: str | N
         if head is None:
             return None
         if head.fields.get("deleting"):
-            return head if user_id is None or head.fields.get("user_id") == user_id else None
+            return head if readable(head, user_id) else None
         if current is None:
             return None  # it has expired: that is for a sweep
         if not readable(current, user_id):

@@ -24,7 +24,7 @@ from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.knowledge import content_of
 from agno_docstores.conformance.management import listed
 from agno_docstores.conformance.memories import memory_of
-from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.sessions import agent_session, named, run_of
 from agno_docstores.conformance.traces import span, trace
 from agno_docstores.errors import OwnershipError
 from agno_docstores.port import EVERYTHING, Span
@@ -360,3 +360,33 @@ async def test_a_purge_of_a_stranger_takes_only_his_own(db: Any) -> None:
     removed = (await db.purge_user(STRANGER)).removed
     assert {kind: count for kind, count in removed.items() if count} == {"sessions": 1}
     assert await everything(db) == others(before)
+
+
+# --- Text that looks like something else ------------------------------------------------------------------------------
+
+#: What a query language, an expression or a pattern might make something of.
+ODD = ('{"$gt": ""}', "$where", ".*", "%", "\\", "attribute_exists(pk)", "#n0", "__name__", "`user_id`")
+
+
+async def test_what_looks_like_an_operator_is_text_in_every_filter(db: Any) -> None:
+    for text in ODD:
+        await db.upsert_session(named(text, text, user_id=text, agent_id=text))
+        await db.upsert_run(run_of(text, agent_id=text, status=text), text, text)
+        await db.upsert_knowledge_content(content_of(text, user_id=text, linked_to=text))
+        await db.create_eval_run(eval_of(text, agent_id=text, model_id=text))
+        await db.upsert_learning(
+            id=text, learning_type=text, content={"text": text}, user_id=text, namespace=text, entity_id=text
+        )
+    for text in ODD:
+        sessions = await db.get_sessions(user_id=text, component_id=text, include_runs=False)
+        assert [session.session_id for session in sessions] == [text]
+        assert (await db.get_session(text, user_id=text)).runs[0].run_id == text
+        assert [run.run_id for run in await db.get_runs(text, text, agent_id=text, status=text)] == [text]
+        assert [content.id for content in (await db.get_knowledge_contents(linked_to=text, user_id=text))[0]] == [text]
+        evals, _ = await db.get_eval_runs(agent_id=text, model_id=text, deserialize=False)
+        assert [row["run_id"] for row in evals] == [text]
+        found, total = await db.list_learnings(text, user_id=text, namespace=text, entity_id=text, sort_by=text)
+        assert ([row["learning_id"] for row in found], total) == ([text], 1)
+        assert await db.get_learning(text, user_id=text, namespace=text) == {"content": {"text": text}}
+    await db.delete_sessions(list(ODD[1:]))
+    assert [session.session_id for session in await db.get_sessions()] == [ODD[0]]

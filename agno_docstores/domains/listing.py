@@ -16,7 +16,7 @@ from agno.db.utils import validate_pagination
 
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import Scalar, check_id, rank
-from agno_docstores.port import Condition, Eq, Fields, FieldValue, Stored
+from agno_docstores.port import Condition, Eq, Fields, FieldValue, Range, Stored
 
 
 def plain(value: Any) -> Any:
@@ -34,6 +34,21 @@ def label(name: str, value: Any) -> str | None:
 def equal(**given: Any) -> list[Condition]:
     """A condition for each filter that was given. Raises `InvalidIdError` for a text that no record can hold."""
     return [Eq(name, label(name, value)) for name, value in given.items() if value is not None]
+
+
+def text(name: str, value: Any) -> str:
+    """A text to search for. Raises `TypeError` for anything else, such as a pattern."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not a {type(value).__name__}")
+    return value
+
+
+def between(name: str, low: Any, high: Any) -> list[Condition]:
+    """That a time lies between these, in epoch seconds; None is open. Raises `TypeError` for what is no number."""
+    for bound in (low, high):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float)):
+            raise TypeError(f"bounds of {name} must be epoch seconds, not a {type(bound).__name__}")
+    return [] if low is None and high is None else [Range(name, low, high)]
 
 
 def ascending(sort_order: Any) -> bool:

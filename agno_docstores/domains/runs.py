@@ -24,6 +24,7 @@ from agno.run.team import TeamRunOutput
 from agno.run.workflow import WorkflowRunOutput
 
 from agno_docstores.codec import NULL, Json
+from agno_docstores.domains.listing import equal
 from agno_docstores.errors import OwnershipError, SessionNotFoundError
 from agno_docstores.history import (
     TOMBSTONE_LIFE,
@@ -127,15 +128,7 @@ class Runs:
             where.append(Eq("incarnation", str(head.fields["incarnation"])))
         elif self.histories.life is not None:
             where.append(NotIn("session_id", await expired_ids(self.kernel)))
-        for name, value in (
-            ("user_id", user_id),
-            ("agent_id", agent_id),
-            ("team_id", team_id),
-            ("workflow_id", workflow_id),
-            ("status", getattr(status, "value", status)),
-        ):
-            if value is not None:
-                where.append(Eq(name, value))
+        where += equal(user_id=user_id, agent_id=agent_id, team_id=team_id, workflow_id=workflow_id, status=status)
         sortable = (*COLUMNS, "session_id", "created_at", "updated_at")
         sort = "run_index" if sort_by is None else sort_by if sort_by in sortable else None
         if sort_by == "run_id":
