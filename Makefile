@@ -12,7 +12,7 @@ ARGS ?=
 # Processes that share the cells; each starts the servers of its own.
 JOBS ?= 3
 
-.PHONY: demo test check format lock build clean
+.PHONY: demo test nightly check format lock build clean
 .DEFAULT_GOAL := test
 
 .venv/.synced: uv.lock pyproject.toml mongo/pyproject.toml dynamo/pyproject.toml firestore/pyproject.toml
@@ -26,6 +26,15 @@ demo: .venv/.synced ## a real agent in each store, resumed by another process
 
 test: .venv/.synced ## the whole matrix, as far as this machine has the servers
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+# Each day other values; AGNO_DOCSTORES_SEED names those of a day that failed.
+nightly: export AGNO_DOCSTORES_VALUES ?= 10000
+nightly: export AGNO_DOCSTORES_SEED ?= $(shell date +%Y%m%d)
+nightly: export AGNO_DOCSTORES_IDS := all
+nightly: .venv/.synced ## 10,000 generated values in each cell, and every hostile id
+	@echo "AGNO_DOCSTORES_VALUES=$$AGNO_DOCSTORES_VALUES AGNO_DOCSTORES_SEED=$$AGNO_DOCSTORES_SEED"
+	$(BIN)/python -m pytest -n $(JOBS) tests/test_conformance_values.py tests/test_conformance_ids.py \
+		-k "generated or apart" $(ARGS)
 
 check: .venv/.synced ## lint and types, without a server
 	$(BIN)/ruff check .

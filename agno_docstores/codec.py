@@ -2,20 +2,29 @@
 
 What a store gives back is what `SqliteDb` gives back: the value as `json.dumps` with Agno's encoder writes it and
 `json.loads` reads it (tuples become lists, keys become text, datetimes ISO text; NaN, integers of any size, dotted and
-empty keys stay). What that encoder refuses, every store refuses, by the path of the value.
+empty keys stay). What that encoder refuses, every store refuses, by the path of the value; and
+so it does what is nested too deep to be read again wherever it is asked for.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from agno.db.utils import CustomJSONEncoder
 
 from agno_docstores.errors import UnserializableValueError
 
+#: Levels of lists and objects that a value may have. Python reads, compares and merges values on its stack, of which a
+#: reader may have less than the writer had: what could be written could not be read, and break every listing.
+MOST_LEVELS = 300
+
+_UNFIT = "which cannot be stored as JSON"
 _COMPRESSED = b"z"
+_LEAVES = frozenset({str, int, float, bool, type(None)})
+_encoder: json.JSONEncoder = CustomJSONEncoder()
 
 
 class Json:
@@ -32,10 +41,13 @@ class Json:
         if value is None:
             return NULL
         try:
-            return cls(dumps(value))
+            text = dumps(value)
         except (TypeError, ValueError, RecursionError) as error:
-            found_path, found = _culprit(value, path, set())
-            raise UnserializableValueError(found_path, found) from error
+            raise UnserializableValueError(*_culprit(value, path)) from error
+        # Little text has as many brackets.
+        if text.count("[") + text.count("{") > MOST_LEVELS and _too_deep(value):
+            raise UnserializableValueError(*_culprit(value, path))
+        return cls(text)
 
     @classmethod
     def parsed(cls, value: Any) -> Json:
@@ -90,27 +102,68 @@ def unpack(packed: str | bytes) -> dict[str, Json]:
     return {name: Json.parsed(value) for name, value in json.loads(packed).items()}
 
 
-def _culprit(value: Any, path: str, seen: set[int]) -> tuple[str, Any]:
-    """The first thing within a value that JSON cannot hold, with its path."""
-    if isinstance(value, dict):
-        items = [(key, f"{path}.{key}", item) for key, item in value.items()]
-        for key, key_path, _ in items:
-            if not isinstance(key, str | int | float | bool | None):
-                return f"key {key!r} of {path}", key
-            del key_path
-        children = [(item_path, item) for _, item_path, item in items]
-    elif isinstance(value, list | tuple):
-        children = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
-    else:
-        return path, value
-    if id(value) in seen:
-        return path, value
-    seen = seen | {id(value)}
-    for child_path, child in children:
-        try:
-            json.dumps(child, cls=CustomJSONEncoder)
-        except (TypeError, ValueError, RecursionError):
-            if len(seen) > 150:
-                return child_path, child
-            return _culprit(child, child_path, seen)
-    return path, value
+def _too_deep(value: Any) -> bool:
+    """Whether a value that can be stored has more than `MOST_LEVELS` levels."""
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            children = item.values() if kind is dict else item if kind is list else _children(item)
+            below += [child for child in children if type(child) not in _LEAVES]
+        if not below:
+            return False
+        level = below
+    return any(isinstance(_encoded(item), dict | list | tuple) for item in level)
+
+
+def _children(item: Any) -> Iterable[Any]:
+    item = _encoded(item)
+    return item.values() if isinstance(item, dict) else item if isinstance(item, list | tuple) else ()
+
+
+def _encoded(item: Any) -> Any:
+    """What the encoder makes of an object that JSON has no form for."""
+    while not isinstance(item, dict | list | tuple | str | int | float | None):
+        item = _encoder.default(item)
+    return item
+
+
+def _culprit(value: Any, path: str) -> tuple[str, Any, str]:
+    """The first thing within a value that cannot be stored, in the order of its text: its path, itself, and why."""
+    # What is still to be looked at, and, below it in the stack, what it lies in: left when all within is looked at.
+    pending: list[tuple[str, Any, bool]] = [(path, value, False)]
+    within: set[int] = set()
+    while pending:
+        path, item, left = pending.pop()
+        if left:
+            within.discard(id(item))
+            continue
+        if not isinstance(item, dict | list | tuple):
+            if not _fits(item):
+                break
+            continue
+        if id(item) in within:
+            return path, item, "which contains itself"
+        if len(within) >= MOST_LEVELS:
+            return path, item, f"more than {MOST_LEVELS} levels deep"
+        within.add(id(item))
+        pending.append((path, item, True))
+        if isinstance(item, dict):
+            for key in item:
+                if not _fits({key: None}):
+                    return f"key {key!r} of {path}", key, _UNFIT
+            children = [(f"{path}.{key}", child, False) for key, child in item.items()]
+        else:
+            children = [(f"{path}[{index}]", child, False) for index, child in enumerate(item)]
+        pending += reversed(children)
+    return path, item, _UNFIT
+
+
+def _fits(value: Any) -> bool:
+    """Whether something that is no list and no object can be stored."""
+    try:
+        dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True

@@ -29,14 +29,14 @@ class InvalidIdError(DocstoreError, ValueError):
 
 
 class UnserializableValueError(DocstoreError, TypeError):
-    """A value that JSON cannot hold, named by its path. Nothing was written."""
+    """A value that JSON cannot hold, or that is nested too deep, named by its path. Nothing was written."""
 
     status_code = 422
 
-    def __init__(self, path: str, value: object) -> None:
+    def __init__(self, path: str, value: object, why: str = "which cannot be stored as JSON") -> None:
         self.path = path
         self.type_name = type(value).__name__
-        super().__init__(f"{path} is a {self.type_name}, which cannot be stored as JSON")
+        super().__init__(f"{path} is a {self.type_name}, {why}")
 
 
 class OwnershipError(DocstoreError, PermissionError):
@@ -196,7 +196,8 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import IntegrityError
 
     class DuplicateError(DocstoreError, IntegrityError):
-        """There is a record of this id already. Nothing was written, and nothing of the record is disclosed.
+        """There is a record of this id already; or, if `field` is named, another has the value of that field, which
+        must be unique. Nothing was written, and nothing of the other record is disclosed.
 
         Agno recognises what must be unique and is not by SQLAlchemy's class, so it is one of those as well.
         """
@@ -204,8 +205,9 @@ if TYPE_CHECKING:
         status_code = 409
         kind: str
         id: str
+        field: str | None
 
-        def __init__(self, kind: str, id: str) -> None: ...
+        def __init__(self, kind: str, id: str, field: str | None = None) -> None: ...
 
 else:
 
@@ -218,10 +220,11 @@ else:
         class DuplicateError(DocstoreError, IntegrityError):
             status_code = 409
 
-            def __init__(self, kind: str, id: str) -> None:
-                self.kind = kind
-                self.id = id
+            def __init__(self, kind: str, id: str, field: str | None = None) -> None:
+                self.kind, self.id, self.field = kind, id, field
                 self.message = f"{kind} {id!r} is there already"
+                if field is not None:  # whose value may be a secret
+                    self.message = f"{kind} {id!r} was not written: its {field} is taken"
                 super().__init__(None, None, ValueError(self.message))
 
             def __str__(self) -> str:

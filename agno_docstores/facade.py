@@ -16,6 +16,7 @@ from agno.db.base import AsyncBaseDb, BaseDb
 
 from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, iterating, paging
 from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
+from agno_docstores.domains.approvals import Approvals
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
@@ -25,6 +26,7 @@ from agno_docstores.domains.memories import Memories
 from agno_docstores.domains.messages import Messages
 from agno_docstores.domains.metrics import Metrics
 from agno_docstores.domains.runs import Runs
+from agno_docstores.domains.schedules import Schedules
 from agno_docstores.domains.sessions import OnConflict, Sessions
 from agno_docstores.domains.state import State
 from agno_docstores.domains.summaries import Summaries
@@ -89,6 +91,8 @@ class Engine:
             "Traces": Traces(self.kernel),
             "Learnings": Learnings(self.kernel),
             "Metrics": Metrics(self.kernel, histories),
+            "Schedules": Schedules(self.kernel),
+            "Approvals": Approvals(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -333,6 +337,31 @@ class Docstore(BaseDb):
     delete_user_learnings = blocking(Learnings.delete_user_learnings)
     get_learnings_user_stats = blocking(Learnings.get_learnings_user_stats)
 
+    get_schedule = blocking(Schedules.get_schedule)
+    get_schedule_by_name = blocking(Schedules.get_schedule_by_name)
+    get_schedules = blocking(Schedules.get_schedules)
+    create_schedule = blocking(Schedules.create_schedule)
+    update_schedule = blocking(Schedules.update_schedule)
+    delete_schedule = blocking(Schedules.delete_schedule)
+    disable_schedules_for_target = blocking(Schedules.disable_schedules_for_target)
+    stamp_schedule_provenance = blocking(Schedules.stamp_schedule_provenance)
+    claim_due_schedule = blocking(Schedules.claim_due_schedule)
+    release_schedule = blocking(Schedules.release_schedule)
+    create_schedule_run = blocking(Schedules.create_schedule_run)
+    update_schedule_run = blocking(Schedules.update_schedule_run)
+    get_schedule_run = blocking(Schedules.get_schedule_run)
+    get_schedule_runs = blocking(Schedules.get_schedule_runs)
+    get_latest_schedule_runs = blocking(Schedules.get_latest_schedule_runs)
+    delete_schedule_runs = blocking(Schedules.delete_schedule_runs)
+
+    create_approval = blocking(Approvals.create_approval)
+    get_approval = blocking(Approvals.get_approval)
+    get_approvals = blocking(Approvals.get_approvals)
+    update_approval = blocking(Approvals.update_approval)
+    delete_approval = blocking(Approvals.delete_approval)
+    get_pending_approval_count = blocking(Approvals.get_pending_approval_count)
+    update_approval_run_status = blocking(Approvals.update_approval_run_status)
+
 
 class AsyncDocstore(AsyncBaseDb):
     """Base of the async document stores."""
@@ -489,6 +518,31 @@ class AsyncDocstore(AsyncBaseDb):
     delete_learning = awaiting(Learnings.delete_learning)
     delete_user_learnings = awaiting(Learnings.delete_user_learnings)
     get_learnings_user_stats = awaiting(Learnings.get_learnings_user_stats)
+
+    get_schedule = awaiting(Schedules.get_schedule)
+    get_schedule_by_name = awaiting(Schedules.get_schedule_by_name)
+    get_schedules = awaiting(Schedules.get_schedules)
+    create_schedule = awaiting(Schedules.create_schedule)
+    update_schedule = awaiting(Schedules.update_schedule)
+    delete_schedule = awaiting(Schedules.delete_schedule)
+    disable_schedules_for_target = awaiting(Schedules.disable_schedules_for_target)
+    stamp_schedule_provenance = awaiting(Schedules.stamp_schedule_provenance)
+    claim_due_schedule = awaiting(Schedules.claim_due_schedule)
+    release_schedule = awaiting(Schedules.release_schedule)
+    create_schedule_run = awaiting(Schedules.create_schedule_run)
+    update_schedule_run = awaiting(Schedules.update_schedule_run)
+    get_schedule_run = awaiting(Schedules.get_schedule_run)
+    get_schedule_runs = awaiting(Schedules.get_schedule_runs)
+    get_latest_schedule_runs = awaiting(Schedules.get_latest_schedule_runs)
+    delete_schedule_runs = awaiting(Schedules.delete_schedule_runs)
+
+    create_approval = awaiting(Approvals.create_approval)
+    get_approval = awaiting(Approvals.get_approval)
+    get_approvals = awaiting(Approvals.get_approvals)
+    update_approval = awaiting(Approvals.update_approval)
+    delete_approval = awaiting(Approvals.delete_approval)
+    get_pending_approval_count = awaiting(Approvals.get_pending_approval_count)
+    update_approval_run_status = awaiting(Approvals.update_approval_run_status)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:

@@ -17,7 +17,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from agno_docstores import keys
+from agno_docstores import keys, uniqueness
 from agno_docstores.errors import (
     Conflict,
     ContentionError,
@@ -160,8 +160,8 @@ class Kernel:
             return await self.driver.get_many(refs)
 
         nothing: list[Stored | None] = [None] * len(refs)
-        found = await self._reading(read, nothing)
-        return list(found) if expired else [self._alive(record) for record in found]
+        found = await self.reading(read, nothing)
+        return [self._noted(record) if expired else self._alive(self._noted(record)) for record in found]
 
     async def exists(self, table: str) -> bool:
         """Whether a table is there. What was created here is, also where the store keeps no empty one (Firestore)."""
@@ -204,7 +204,7 @@ class Kernel:
         if plan.ordered and len(plan.spans) == 1:
             asked = replace(plan.spans[0], limit=limit, body=False)
             nothing: tuple[list[Stored], int] | None = ([], 0)
-            both = await self._reading(lambda: self.driver.page_and_count(asked, offset), nothing)
+            both = await self.reading(lambda: self.driver.page_and_count(asked, offset), nothing)
             if both is not None:
                 headers, total = both
                 headers = [header for header in headers if self._alive(header) is not None]
@@ -238,14 +238,15 @@ class Kernel:
         found: list[Stored] = []
         while True:
             asked = replace(plan.spans[0], after=cursor, limit=limit - len(found), body=body)
-            page = await self._reading(partial(self.driver.scan, asked), Page([]))
-            found += [r for r in page.records if self._alive(r) is not None and query.matches(r)]
+            page = await self.reading(partial(self.driver.scan, asked), Page([]))
+            matching = [r for r in page.records if self._alive(r) is not None and query.matches(r)]
+            found += [uniqueness.noted(query.kind, record) if body else record for record in matching]
             cursor = page.cursor
             if cursor is None or len(found) >= limit:
                 return found, cursor
 
     async def _counted(self, plan: Plan) -> int:
-        counts = await self.io.gather(*(self._reading(partial(self.driver.count, span), 0) for span in plan.spans))
+        counts = await self.io.gather(*(self.reading(partial(self.driver.count, span), 0) for span in plan.spans))
         return sum(counts)
 
     async def _tested(self, query: Query, plan: Plan, need: int | None) -> list[Stored]:
@@ -268,7 +269,7 @@ class Kernel:
         """Of each parent, the number of its children and the sums of int fields of theirs. 1 request where the store
         adds up, else all of them are read: an index by the parent may tell too little of a child."""
         nothing: dict[str, tuple[int, ...]] | None = {}
-        found = await self._reading(lambda: self.driver.totals(kind, parents, sums), nothing)
+        found = await self.reading(lambda: self.driver.totals(kind, parents, sums), nothing)
         if found is not None:
             return found
         index = next(index for index in kind.indexes if index.eq == (kind.parent,))
@@ -362,7 +363,7 @@ class Kernel:
                 ask = max(ask, SEARCH_PAGE)
             if ask is not None and test is not None:
                 ask = max(ask, TEST_PAGE)
-            page = await self._reading(
+            page = await self.reading(
                 partial(self.driver.scan, replace(span, after=cursor, limit=ask, body=body)), Page([])
             )
             for record in page.records:
@@ -370,7 +371,9 @@ class Kernel:
                     continue
                 if all(condition.holds(record.fields) for condition in span.where) and (test is None or test(record)):
                     seen.add(record.ref.id)
-                    found.append(record)
+                    found.append(
+                        record if record.body is None else uniqueness.noted(self.driver.kinds[span.kind], record)
+                    )
             cursor = page.cursor
             if cursor is None or (need is not None and len(found) >= need):
                 return found[:need]
@@ -393,6 +396,9 @@ class Kernel:
 
         return sorted(records, key=key, reverse=query.descending)
 
+    def _noted(self, record: Stored | None) -> Stored | None:
+        return None if record is None else uniqueness.noted(self.driver.kinds[record.ref.kind], record)
+
     def _alive(self, record: Stored | None) -> Stored | None:
         return None if record is not None and expired(record, self.io.now()) else record
 
@@ -406,18 +412,24 @@ class Kernel:
         """
         token = new_token()
         attempt = 0
+        asked = list(writes)
+        if not self.driver.unique:
+            writes = [*asked, *uniqueness.claims(self.driver.kinds, asked)]
         while True:
             try:
                 await self.driver.open()
                 await self._ensure_before_write(writes)
-                return await self.driver.commit(writes, token)
+                return self._holding(asked, await self.driver.commit(writes, token))
             except Conflict:
                 current = await self._retried(partial(self.driver.get_many, [write.ref for write in writes]))
                 revs = _revs_if_applied(writes, current, token)
                 if revs is not None:
-                    return revs
+                    return self._holding(asked, revs)
                 renewed = self._over_expired(writes, current)
                 if renewed is None:
+                    duplicate = await self._retried(lambda: uniqueness.taken(self, asked))
+                    if duplicate is not None:
+                        raise duplicate from None
                     raise
                 writes = renewed
             except StorageMissingError:
@@ -429,6 +441,17 @@ class Kernel:
             attempt += 1
             if attempt > UNAVAILABLE_ATTEMPTS:
                 raise Conflict([write.ref for write in writes])
+
+    def _holding(self, writes: Sequence[Write], revs: Sequence[Rev | None]) -> list[Rev | None]:
+        """The revisions of these writes, the first of a commit, each noting which unique values its record has."""
+        noted: list[Rev | None] = []
+        for write, rev in zip(writes, revs, strict=False):
+            kind = self.driver.kinds[write.ref.kind]
+            if rev is not None and kind.unique:
+                known = write.expect.held if isinstance(write.expect, Rev) else None
+                rev = replace(rev, held=uniqueness.held(kind, write.fields) if isinstance(write, Put) else known)
+            noted.append(rev)
+        return noted
 
     async def write_many(self, writes: Iterable[Write]) -> list[Failed]:
         """Unordered, idempotent writes in batches; what failed is returned, never dropped."""
@@ -456,7 +479,7 @@ class Kernel:
         """Atomic counters under a condition, and the fields of `also` set with them; the record afterwards, or None.
         May count twice after a lost reply, so it serves numbers that have to grow, not to be exact."""
         token = new_token()
-        return await self._reading(lambda: self.driver.add(ref, deltas, guard, token, also), None)
+        return await self.reading(lambda: self.driver.add(ref, deltas, guard, token, also), None)
 
     async def transact(self, what: str, attempt: Callable[[bool], Awaitable[T]]) -> T:
         """Run an optimistic transaction until it commits: `attempt(fresh)` reads, decides and commits; on `Conflict` it
@@ -472,7 +495,7 @@ class Kernel:
     async def purge_children(self, parent: str, kind: Kind, index: Index, where: tuple[Condition, ...] = ()) -> None:
         """Remove all children of a parent, or those for which conditions hold; headers only read. Stops at the first
         failure; repeating it goes on."""
-        done = await self._reading(lambda: self.driver.delete_children(parent, kind, where), True)
+        done = await self.reading(lambda: self.driver.delete_children(parent, kind, where), True)
         if done:
             return
         headers = await self.span(Span(kind.name, index.name, (parent,), body=False, where=where))
@@ -486,7 +509,7 @@ class Kernel:
         """Create all storage now, whatever `provision` says: whoever calls this asks for it."""
         kinds = list(kinds)
         await self._retried(lambda: self.driver.ensure(kinds))
-        self._ensured |= {self.driver.tables[kind.name] for kind in kinds}
+        self._ensured |= {self.driver.storage(kind.name) for kind in kinds}
 
     async def drop(self) -> None:
         """Remove all storage of this driver, and what is remembered of it. The next write provisions anew."""
@@ -502,36 +525,36 @@ class Kernel:
     async def _ensure_before_write(self, writes: Sequence[Write]) -> None:
         if not self.driver.implicit_tables:
             return
-        missing = {w.ref.kind for w in writes if self.driver.tables[w.ref.kind] not in self._ensured}
+        missing = {w.ref.kind for w in writes if self.driver.storage(w.ref.kind) not in self._ensured}
         if not missing:
             return
         if self.provision:
             await self._provision(writes)
             return
         for kind in sorted(missing):
-            table = self.driver.tables[kind]
+            table = self.driver.storage(kind)
             if not await self.driver.exists(table):
                 raise self._missing(kind)
             self._ensured.add(table)
 
     def _missing(self, kind: str) -> ProvisioningError:
         command = f"{self.driver.create_command(kind)} {self._table_options}".rstrip()
-        return ProvisioningError(self.driver.tables[kind], command)
+        return ProvisioningError(self.driver.storage(kind), command)
 
     async def _provision(self, writes: Sequence[Write]) -> None:
-        tables = {self.driver.tables[write.ref.kind] for write in writes}
+        tables = {self.driver.storage(write.ref.kind) for write in writes}
         if not self.provision:
             for write in writes:
-                table = self.driver.tables[write.ref.kind]
+                table = self.driver.storage(write.ref.kind)
                 if not await self.driver.exists(table):
                     raise self._missing(write.ref.kind)
-        kinds = [kind for kind in self.driver.kinds.values() if self.driver.tables[kind.name] in tables]
+        kinds = [kind for kind in self.driver.kinds.values() if self.driver.storage(kind.name) in tables]
         await self._retried(lambda: self.driver.ensure(kinds))
         self._ensured |= tables
 
     # --- Retries ----------------------------------------------------------------------------------------------------
 
-    async def _reading(self, read: Callable[[], Awaitable[T]], empty: T) -> T:
+    async def reading(self, read: Callable[[], Awaitable[T]], empty: T) -> T:
         """A read; storage that is not there holds nothing, and is not created by being looked at."""
         try:
             return await self._retried(read)

@@ -1,4 +1,4 @@
-"""Ids and order-preserving text keys.
+"""Ids, times, and order-preserving text keys.
 
 A key is a tuple of scalars written as one text, such that comparing two texts (by code point, which is how DynamoDB and
 Firestore compare UTF-8 strings) gives the same answer as comparing the tuples: null < false < true < numbers < strings.
@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterable
 from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 from agno_docstores.errors import InvalidIdError
 
@@ -21,6 +24,7 @@ Scalar = str | int | float | bool | None
 _END = "!"  # ends every component; sorts below whatever a component can hold
 _ESCAPE = '"'  # the next higher character; what sorts at or below it is escaped
 _LONG = 200  # bytes of one text component that are kept as they are
+_DIGEST = re.compile(r"~[0-9a-f]{32}~\Z")  # what ends a text that was too long
 
 
 def check_id(name: str, value: object) -> str:
@@ -30,6 +34,30 @@ def check_id(name: str, value: object) -> str:
     if not encodable(value):
         raise InvalidIdError(name, value, "must not hold a lone surrogate")
     return value
+
+
+def text_of(value: Any) -> Any:
+    """An id of another record as it is stored and compared: a number or a UUID as its text, a member of an enumeration
+    as what it stands for; anything else as it is."""
+    if isinstance(value, Enum):
+        value = value.value
+    return str(value) if isinstance(value, int | float | UUID) else value
+
+
+def as_id(name: str, value: object) -> str:
+    """`text_of` a value, if that is an id; raises `InvalidIdError`."""
+    return check_id(name, text_of(value))
+
+
+def check_time(name: str, value: Any) -> Any:
+    """Epoch seconds, as an int where they are whole; None for None. Raises `TypeError` for anything but a finite number
+    of 64 bits: of two times that do not compare, no listing could tell which comes first."""
+    if value is None:
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not -(2**63) <= value < 2**63:
+        raise TypeError(f"{name} must be epoch seconds, not {value!r}")
+    return int(value) if value == int(value) else value
 
 
 def encodable(text: str) -> bool:
@@ -53,11 +81,17 @@ def digest(text: str, size: int = 32) -> str:
 
 
 def fit(text: str, limit: int) -> str:
-    """The text if it takes at most `limit` bytes, else its beginning and a digest of the whole."""
+    """The text if it takes at most `limit` bytes, else its beginning and a digest of the whole. A text that ends as
+    such a digest does is given one as well, whatever its length: so no text is what another was abridged to."""
     raw = text.encode()
-    if len(raw) <= limit:
+    if len(raw) <= limit and not abridged(text):
         return text
     return raw[: limit - 34].decode(errors="ignore") + "~" + digest(text) + "~"
+
+
+def abridged(text: str) -> bool:
+    """Whether a text ends as one does that `fit` has made; no other leaves `fit` as it is."""
+    return _DIGEST.search(text) is not None
 
 
 def rank(value: Scalar) -> tuple[int, Any]:

@@ -120,6 +120,7 @@ class MemoryDriver(Driver):
         super().__init__(io, kinds, tables)
         self.data = store
         self.atomic = store.atomic
+        self.unique = not store.atomic
 
     def address(self) -> str:
         return "memory"
@@ -204,7 +205,7 @@ class MemoryDriver(Driver):
         for write in writes:
             self._check_size(write)
         with self.data.writing("commit"):
-            failed = [write.ref for write in writes if not self._expected(write)]
+            failed = [write.ref for write in writes if not self._expected(write) or self._is_taken(write)]
             if failed:
                 raise Conflict(failed)
             return [self._apply(write, token) for write in writes]
@@ -215,7 +216,7 @@ class MemoryDriver(Driver):
             for write in writes:
                 try:
                     self._check_size(write)
-                    if not self._expected(write):
+                    if not self._expected(write) or self._is_taken(write):
                         raise Conflict([write.ref])
                     self._apply(write, token)
                 except (PayloadTooLargeError, Conflict) as error:
@@ -241,6 +242,17 @@ class MemoryDriver(Driver):
         if write.expect is Expect.ABSENT:
             return current is None
         return current is not None and current.rev == write.expect
+
+    def _is_taken(self, write: Write) -> bool:
+        """Whether another record has a value that must be unique, where it is this driver that sees to it."""
+        names = self.kinds[write.ref.kind].unique if self.unique and isinstance(write, Put) else ()
+        others = self.data.records.get(self._space(write.ref.kind), {}).values() if names else ()
+        return any(
+            other.ref.id != write.ref.id and other.fields.get(name) == value
+            for name in names
+            if isinstance(write, Put) and (value := write.fields.get(name)) is not None
+            for other in others
+        )
 
     def _apply(self, write: Write, token: str) -> Rev | None:
         space = self.data.records.setdefault(self._space(write.ref.kind), {})

@@ -55,7 +55,9 @@ class Kind:
     parents. `order`: a child's int field that never changes and is unique within the parent; a driver may use it as the
     physical position. `within`: another kind with the same ids, whose document this record may share, so that a commit
     of both is one document's. `multi`: fields whose values are tuples of texts. `volatile`: fields that change often,
-    better kept out of index projections.
+    better kept out of index projections. `unique`: fields whose values, texts, no two records of the kind share; null
+    is no value (`Driver.unique`). `claims`: of a kind with such, the companion kind that holds who has which value,
+    where the driver does not see to it itself.
     """
 
     name: str
@@ -68,6 +70,8 @@ class Kind:
     within: str | None = None
     multi: frozenset[str] = frozenset()
     volatile: frozenset[str] = frozenset()
+    unique: tuple[str, ...] = ()
+    claims: str | None = None
 
     def index(self, name: str) -> Index:
         return next(index for index in self.indexes if index.name == name)
@@ -86,10 +90,12 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Rev:
-    """The version of a record: the token of the commit that wrote it. `at` is the driver's own note."""
+    """The version of a record: the token of the commit that wrote it. `at` is the driver's own note; `held` the
+    kernel's, of which values the record has that must be unique."""
 
     token: str
     at: Any = field(default=None, compare=False)
+    held: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +321,10 @@ class Driver(ABC):
     atomic: bool
     #: Whether the store makes a table by itself at the first write, so that indexes must be ensured before it.
     implicit_tables: bool
+    #: Whether a commit that would give two records one value of a `Kind.unique` field is a `Conflict` of the store's
+    #: own making. Where it is not, commits span records (`atomic`), and the kernel commits a claim of each value with
+    #: the record.
+    unique: bool = False
     #: Whether indexes declared `optional` are kept.
     optional_indexes: bool = True
     #: The conditions that `scan` applies in full by itself, so that a page under them needs no second look for more.
@@ -326,6 +336,10 @@ class Driver(ABC):
         self.kinds = kinds
         #: Physical table by kind.
         self.tables = tables
+
+    def storage(self, kind: str) -> str:
+        """The name of what holds the records of a kind: its table, unless the store divides that further."""
+        return self.tables[kind]
 
     @abstractmethod
     def address(self) -> str:

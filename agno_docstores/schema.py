@@ -334,6 +334,91 @@ TALLIES = Kind(
     within="sessions",
 )
 
+SCHEDULES = Kind(
+    name="schedules",
+    table="schedules_table_name",
+    fields=(
+        "name",
+        "unique_name",  # owner and name: a name is an owner's once, and nobody's once
+        "enabled",
+        "due_at",  # next_run_at of an enabled schedule, else null: what is looked through for work
+        "next_run_at",
+        "locked_by",
+        "locked_at",
+        "user_id",
+        "managed_by",
+        "target_type",
+        "target_id",
+        "endpoint",
+        "created_at",
+        "updated_at",
+    ),
+    body=("schedule",),  # the row
+    indexes=(
+        Index("user_created", ("user_id",), "created_at"),
+        Index("target_created", ("target_id",), "created_at"),
+        Index("endpoint_created", ("endpoint",), "created_at"),
+        Index("all_created", (), "created_at"),
+        Index("due", (), "due_at"),
+    ),
+    volatile=frozenset({"next_run_at", "locked_by", "locked_at", "updated_at"}),
+    unique=("unique_name",),
+    claims="schedules_claims",
+)
+
+
+SCHEDULE_RUNS = Kind(
+    name="schedule_runs",
+    table="schedule_runs_table_name",
+    fields=("schedule_id", "status", "user_id", "triggered_at", "completed_at", "created_at"),
+    body=("run",),  # the row
+    indexes=(
+        Index("schedule_created", ("schedule_id",), "created_at"),
+        Index("schedule_triggered", ("schedule_id",), "triggered_at"),
+        Index("user_created", ("user_id",), "created_at"),
+    ),
+)
+
+APPROVALS = Kind(
+    name="approvals",
+    table="approvals_table_name",
+    fields=(
+        "run_id",
+        "session_id",
+        "status",
+        "source_type",
+        "approval_type",
+        "pause_type",
+        "agent_id",
+        "team_id",
+        "workflow_id",
+        "user_id",
+        "schedule_id",
+        "created_at",
+        "updated_at",
+    ),
+    body=("approval",),  # the row
+    indexes=(
+        Index("run_created", ("run_id",), "created_at"),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("schedule_created", ("schedule_id",), "created_at"),
+        Index("agent_created", ("agent_id",), "created_at"),
+        Index("team_created", ("team_id",), "created_at"),
+        Index("workflow_created", ("workflow_id",), "created_at"),
+        Index("status_created", ("status",), "created_at", spread=True),
+        Index("all_created", (), "created_at"),
+        Index("user_status_created", ("user_id", "status"), "created_at", optional=True),
+    ),
+    volatile=frozenset({"updated_at"}),
+)
+
+
+def claims_of(kind: Kind) -> Kind:
+    """The companion of a kind with fields whose values are unique: who has which value."""
+    assert kind.claims is not None
+    return Kind(name=kind.claims, table=kind.table, fields=("target",))
+
+
 #: That something has to be looked at by a certain time: that a session may have expired, that parts of a large value
 #: may have lost their head. It is written before what it is about and removed after it, so that a sweep finds what any
 #: process left behind, at a cost that depends on what is due and not on what there is. Looking may be in vain: then the
@@ -371,5 +456,9 @@ KINDS = {
         METRICS,
         TALLIES,
         REMINDERS,
+        SCHEDULES,
+        SCHEDULE_RUNS,
+        APPROVALS,
     )
 }
+KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from agno.db.base import SessionType
-from agno.db.utils import deserialize_session, owner_key
+from agno.db.utils import deserialize_session
 from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores.codec import NULL, Json
@@ -25,7 +25,7 @@ from agno_docstores.domains.listing import equal, label
 from agno_docstores.errors import Conflict, SessionConflictError
 from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
 from agno_docstores.kernel import Kernel, expired, new_token
-from agno_docstores.keys import check_id
+from agno_docstores.keys import as_id, check_id, check_time, text_of
 from agno_docstores.merging import Path, differences, merge, shown
 from agno_docstores.port import Condition, Eq, Expect, Expectation, FieldValue, Has, Put, Rev, Stored, Write, as_int
 from agno_docstores.schema import SESSIONS
@@ -62,20 +62,23 @@ class Incoming:
         else:
             raise TypeError(f"expected an AgentSession, TeamSession or WorkflowSession, not {type(session).__name__}")
         check_id("session_id", session.session_id)
-        row = session.to_dict(include_runs=False)
-        user_id = owner_key(row.get("user_id"))
-        if user_id is not None:
-            check_id("user_id", user_id)
+        try:
+            row = session.to_dict(include_runs=False)
+        except (TypeError, RecursionError):
+            for name in ("session_data", f"{kind}_data", "metadata"):  # named by its path, if this is why
+                Json.of(getattr(session, name), name)
+            raise
+        user_id = row.get("user_id")
         component = row.get(f"{kind}_id")
         parts = ("session_data", f"{kind}_data", "metadata", "summary")
         return cls(
             session.session_id,
             kind,
-            user_id,
-            (f"{kind}_id", component if component in (None, "") else check_id(f"{kind}_id", str(component))),
+            None if user_id is None else as_id("user_id", user_id),
+            (f"{kind}_id", label(f"{kind}_id", component)),
             {name: Json.of(row.get(name), name) for name in parts},
-            row.get("created_at"),
-            row.get("updated_at"),
+            check_time("created_at", row.get("created_at") or None),
+            check_time("updated_at", row.get("updated_at")),
         )
 
     def over(self, stored: Stored | None, *, created_at: int, updated_at: int | None) -> tuple[Row, dict[str, Json]]:
@@ -260,7 +263,7 @@ def conflict_over(
 
 def readable(session: Stored, user_id: str | None) -> bool:
     """A read for a user sees that user's sessions, not the unowned ones."""
-    return user_id is None or session.fields.get("user_id") == str(user_id)
+    return user_id is None or session.fields.get("user_id") == text_of(user_id)
 
 
 def may_replace(session: Stored, user_id: str | None) -> bool:

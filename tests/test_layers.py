@@ -30,8 +30,10 @@ LAYERS = {
     "schema": "schema",
     "kernel": "kernel",
     "totals": "kernel",
+    "uniqueness": "kernel",
     "history": "domains",
     "lifetimes": "domains",
+    "rows": "domains",
     "tallies": "domains",
     "merging": "port",
     "session_records": "domains",
@@ -62,7 +64,7 @@ MAY_IMPORT = {
 }
 
 #: Layers below Agno's semantics. (`codec` is not among them: it speaks Agno's dialect of JSON.)
-WITHOUT_AGNO = ("errors", "io", "kernel", "keys", "port", "schema", "totals")
+WITHOUT_AGNO = ("errors", "io", "kernel", "keys", "port", "schema", "totals", "uniqueness")
 CLIENTS = {"pymongo", "bson", "motor", "boto3", "botocore", "aiobotocore", "google", "grpc"}
 #: Everything waits, sleeps and reads clocks through the gateway.
 WAITING = {"asyncio", "time", "threading"}

@@ -25,11 +25,14 @@ TABLES: tuple[ownership.Attempt, ...] = (
     *ownership.MEMORIES,
     *ownership.KNOWLEDGE_AND_EVALS,
     *ownership.LEARNINGS,
+    *ownership.SCHEDULES,
 )
 
 _NO_OWNER = "has no parameter for an owner; callers check (Agno reads the run first, contract 1.3)"
 _TRACING = "tracing names no caller: ids are drawn by the exporter, the first user stays (contract 1.8)"
 _LEARNING = "has no parameter for a user; AgentOS reads the row and checks it first (contract 1.9)"
+_SCHEDULER = "is the scheduler's, which works for all owners (contract 1.10)"
+_APPROVAL = "has no parameter for a user; AgentOS reads the row and checks it first (contract 1.11)"
 _ADMINISTRATION = "names no record of a user: it is the operator's"
 #: The methods with parameters that no stranger's attempt is made of, and why that is right.
 EXEMPT = {
@@ -48,6 +51,17 @@ EXEMPT = {
     "delete_learning": _LEARNING,
     "update_eval_run_user_id": "sets the owner, whoever it is, as AgentOS does after a run (contract 1.7)",
     "delete_eval_run": "takes an id alone; AgentOS calls delete_eval_runs with the user (contract 1.7)",
+    "claim_due_schedule": _SCHEDULER,
+    "release_schedule": _SCHEDULER,
+    "stamp_schedule_provenance": _SCHEDULER,
+    "disable_schedules_for_target": _SCHEDULER,
+    "update_schedule_run": _SCHEDULER,
+    "get_latest_schedule_runs": _SCHEDULER,
+    "delete_schedule_runs": _SCHEDULER,
+    "get_approval": _APPROVAL,
+    "update_approval": _APPROVAL,
+    "delete_approval": _APPROVAL,
+    "update_approval_run_status": _APPROVAL,
     "purge_user": "removes what is that user's: test_a_purge_of_a_stranger_takes_only_his_own",
     "get_latest_schema_version": _ADMINISTRATION,
     "upsert_schema_version": _ADMINISTRATION,

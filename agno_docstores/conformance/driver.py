@@ -628,6 +628,34 @@ async def test_count_is_exact(driver: Driver) -> None:
     assert await driver.count(Span("sessions", "user_created", ("w",))) == 0
 
 
+def schedule(id: str, name: str | None, *, expect: Any = Expect.ABSENT, **fields: Any) -> Put:
+    values = {"name": name, "unique_name": name, "enabled": True, "created_at": 1, **fields}
+    return Put(Ref("schedules", id), values, {"schedule": Json.of({"name": name})}, expect)
+
+
+async def test_a_driver_that_sees_to_unique_values_lets_no_two_records_share_one(driver: Driver) -> None:
+    """The others leave it to the kernel, which needs commits that span records for it."""
+    await ready(driver)
+    if not driver.unique:
+        assert driver.atomic
+        return
+    (first,) = await store(driver, schedule("s1", "a"))
+    await store(driver, schedule("s2", None), schedule("s3", None), schedule("s4", "b"))
+    for put in (schedule("s5", "a"), schedule("s1", "b", expect=first)):
+        with pytest.raises(Conflict):
+            await driver.commit([put], f"t-{put.ref.id}")
+    assert await driver.get(Ref("schedules", "s5")) is None
+    found = await driver.get(Ref("schedules", "s1"))
+    assert found is not None and found.fields["name"] == "a" and found.rev == first
+    (second,) = await driver.commit([schedule("s1", "c", expect=first)], "renamed")
+    await store(driver, schedule("s5", "a"))
+    await driver.commit([schedule("s1", None, expect=second)], "unnamed")
+    await store(driver, schedule("s6", "c"))
+    failed = await driver.write_many([schedule("s7", "c"), schedule("s8", "d")], "many")
+    assert [(failure.write.ref.id, type(failure.error)) for failure in failed] == [("s7", Conflict)]
+    assert await driver.get(Ref("schedules", "s8")) is not None
+
+
 async def test_a_count_may_leave_out_what_has_expired(driver: Driver) -> None:
     await ready(driver)
     now = int(driver.io.now()) + 1_000_000

@@ -16,9 +16,9 @@ from agno.learn.utils import build_learning_id
 from agno.os.schema import SortOrder
 
 from agno_docstores.conformance.concurrency import at_once
-from agno_docstores.conformance.sessions import VALUES
 
 NOW = 1_800_000_000
+VALUES: list[Any] = [{"dotted.key": 1, "$dollar": 2, "": [[]]}, "a\x00b", 2**70, 1, 1.0, True, None, "é\u0301"]
 COLUMNS = {
     "learning_type": "fact",
     "namespace": "global",

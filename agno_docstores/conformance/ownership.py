@@ -19,12 +19,13 @@ from agno.db.sqlite import AsyncSqliteDb
 from agno.models.message import Message
 from agno.run.status_persist import RunPersistOutcome
 from agno.session import AgentSession
+from sqlalchemy.exc import IntegrityError
 
 from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.knowledge import content_of
 from agno_docstores.conformance.management import listed
 from agno_docstores.conformance.memories import memory_of
-from agno_docstores.conformance.sessions import agent_session, named, run_of
+from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.conformance.traces import span, trace
 from agno_docstores.errors import OwnershipError
 from agno_docstores.port import EVERYTHING, Span
@@ -78,6 +79,25 @@ async def records(db: Any) -> None:
         )  # fmt: skip
         await db.upsert_trace(trace(f"t{n}", name=SECRET, user_id=OWNER, session_id="s1", agent_id="a1"))
         await db.create_spans([span(f"x{n}", f"t{n}", attributes={"a": SECRET})])
+    await db.create_schedule(schedule_of(OWNER, payload={"m": SECRET}))
+    await db.create_schedule_run(schedule_run_of(OWNER, error=SECRET))
+    await db.create_approval(approval_of(OWNER, context={"m": SECRET}))
+
+
+def schedule_of(user: str, **values: Any) -> dict[str, Any]:
+    times = {"timezone": "UTC", "timeout_seconds": 60, "max_retries": 0, "retry_delay_seconds": 1, "created_at": 1}
+    call = {"method": "POST", "endpoint": "/agents/a1/runs", "cron_expr": "0 0 * * *"}
+    return {"id": "c1", "name": "nightly", "enabled": True, "user_id": user, **call, **times, **values}
+
+
+def schedule_run_of(user: str, **values: Any) -> dict[str, Any]:
+    row = {"id": "q1", "schedule_id": "c1", "attempt": 1, "status": "success", "created_at": 1, "user_id": user}
+    return {**row, **values}
+
+
+def approval_of(user: str, **values: Any) -> dict[str, Any]:
+    row = {"id": "p1", "run_id": "r1", "session_id": "s1", "status": "pending", "source_type": "agent", "user_id": user}
+    return {**row, "pause_type": "confirmation", **values}
 
 
 async def everything(db: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
@@ -85,11 +105,10 @@ async def everything(db: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
     its driver gives them; of another the rows that its listings give where no user is named."""
     engine = getattr(db.raw, "_engine", None)
     if engine is not None:
-        return {
-            (kind, record.ref.id): (record.fields.get("user_id"), record)
-            for kind in KINDS
-            for record in await engine.kernel.span(Span(kind, EVERYTHING))
-        }
+        kernel = engine.kernel
+        found = await kernel.io.gather(*(kernel.span(Span(kind, EVERYTHING)) for kind in KINDS))
+        records = [record for of_a_kind in found for record in of_a_kind]
+        return {(record.ref.kind, record.ref.id): (record.fields.get("user_id"), record) for record in records}
     sessions, _ = await db.get_sessions(deserialize=False)
     runs, _ = await db.get_runs(deserialize=False)
     memories, _ = await db.get_user_memories(deserialize=False)
@@ -97,9 +116,13 @@ async def everything(db: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
     evals, _ = await db.get_eval_runs(deserialize=False)
     learnings, _ = await db.list_learnings()
     traces, _ = await db.get_traces()
-    rows = [dict(row) for row in (*sessions, *runs, *memories, *evals, *learnings)]
+    schedules, _ = await db.get_schedules()
+    schedule_runs, _ = await db.get_schedule_runs("c1")
+    approvals, _ = await db.get_approvals()
+    listed_rows = (*sessions, *runs, *memories, *evals, *learnings, *schedules, *schedule_runs, *approvals)
+    rows = [dict(row) for row in listed_rows]
     rows += [vars(item) for item in (*contents, *traces)]
-    ids = ("memory_id", "learning_id", "run_id", "session_id", "trace_id", "id")
+    ids = ("id", "memory_id", "learning_id", "run_id", "session_id", "trace_id")
     return {(next(f"{name} {row[name]}" for name in ids if row.get(name)), ""): (row["user_id"], row) for row in rows}
 
 
@@ -140,6 +163,14 @@ READS = (
     Attempt("list_learnings", lambda m: m(user_id=STRANGER, include_global=True), NO_PAGE),
     Attempt("search_learnings", lambda m: m(SECRET, user_id=STRANGER), []),
     Attempt("get_learnings_user_stats", lambda m: m(user_id=STRANGER), NO_PAGE),
+    Attempt("get_schedule", lambda m: m("c1", STRANGER), None),
+    Attempt("get_schedule_by_name", lambda m: m("nightly", STRANGER), None),
+    Attempt("get_schedule_by_name", lambda m: m("nightly"), None),
+    Attempt("get_schedules", lambda m: m(enabled=True, user_id=STRANGER), NO_PAGE),
+    Attempt("get_schedule_run", lambda m: m("q1", STRANGER), None),
+    Attempt("get_schedule_runs", lambda m: m("c1", user_id=STRANGER), NO_PAGE),
+    Attempt("get_approvals", lambda m: m(run_id="r1", user_id=STRANGER), NO_PAGE),
+    Attempt("get_pending_approval_count", lambda m: m(STRANGER), 0),
 )
 OUR_READS = (
     Attempt("get_session_data", lambda m: m("s1", user_id=STRANGER), None),
@@ -217,7 +248,7 @@ MEMORIES = (
 KNOWLEDGE_AND_EVALS = (
     Attempt("upsert_knowledge_content", lambda m: m(content_of("k1", user_id=STRANGER, name="text")), ValueError),
     Attempt("delete_knowledge_content", lambda m: m("k1", user_id=STRANGER), None),
-    Attempt("create_eval_run", lambda m: m(eval_of("e1", name="text")), Exception),
+    Attempt("create_eval_run", lambda m: m(eval_of("e1", name="text")), IntegrityError),
     Attempt("rename_eval_run", lambda m: m("e1", "text", user_id=STRANGER), None),
     Attempt("delete_eval_runs", lambda m: m(["e1", "e2"], user_id=STRANGER), None),
 )
@@ -228,6 +259,13 @@ LEARNINGS = (
         None,
     ),
     Attempt("delete_user_learnings", lambda m: m(STRANGER, "fact"), 0),
+)
+SCHEDULES = (
+    Attempt("create_schedule", lambda m: m(schedule_of(STRANGER)), IntegrityError),
+    Attempt("update_schedule", lambda m: m("c1", STRANGER, description="text"), None),
+    Attempt("delete_schedule", lambda m: m("c1", STRANGER), False),
+    Attempt("create_schedule_run", lambda m: m(schedule_run_of(STRANGER)), IntegrityError),
+    Attempt("create_approval", lambda m: m(approval_of(STRANGER)), IntegrityError),
 )
 
 
@@ -311,6 +349,11 @@ async def test_a_stranger_changes_no_learning(db: Any, caplog: pytest.LogCapture
     await refused(db, LEARNINGS, caplog)
 
 
+async def test_a_stranger_changes_no_schedule_and_no_approval(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    await records(db)
+    await refused(db, SCHEDULES, caplog)
+
+
 async def test_a_write_without_a_user_strips_no_owner(db: Any) -> None:
     await records(db)
     owners = {key: user for key, (user, _) in (await everything(db)).items()}
@@ -360,33 +403,3 @@ async def test_a_purge_of_a_stranger_takes_only_his_own(db: Any) -> None:
     removed = (await db.purge_user(STRANGER)).removed
     assert {kind: count for kind, count in removed.items() if count} == {"sessions": 1}
     assert await everything(db) == others(before)
-
-
-# --- Text that looks like something else ------------------------------------------------------------------------------
-
-#: What a query language, an expression or a pattern might make something of.
-ODD = ('{"$gt": ""}', "$where", ".*", "%", "\\", "attribute_exists(pk)", "#n0", "__name__", "`user_id`")
-
-
-async def test_what_looks_like_an_operator_is_text_in_every_filter(db: Any) -> None:
-    for text in ODD:
-        await db.upsert_session(named(text, text, user_id=text, agent_id=text))
-        await db.upsert_run(run_of(text, agent_id=text, status=text), text, text)
-        await db.upsert_knowledge_content(content_of(text, user_id=text, linked_to=text))
-        await db.create_eval_run(eval_of(text, agent_id=text, model_id=text))
-        await db.upsert_learning(
-            id=text, learning_type=text, content={"text": text}, user_id=text, namespace=text, entity_id=text
-        )
-    for text in ODD:
-        sessions = await db.get_sessions(user_id=text, component_id=text, include_runs=False)
-        assert [session.session_id for session in sessions] == [text]
-        assert (await db.get_session(text, user_id=text)).runs[0].run_id == text
-        assert [run.run_id for run in await db.get_runs(text, text, agent_id=text, status=text)] == [text]
-        assert [content.id for content in (await db.get_knowledge_contents(linked_to=text, user_id=text))[0]] == [text]
-        evals, _ = await db.get_eval_runs(agent_id=text, model_id=text, deserialize=False)
-        assert [row["run_id"] for row in evals] == [text]
-        found, total = await db.list_learnings(text, user_id=text, namespace=text, entity_id=text, sort_by=text)
-        assert ([row["learning_id"] for row in found], total) == ([text], 1)
-        assert await db.get_learning(text, user_id=text, namespace=text) == {"content": {"text": text}}
-    await db.delete_sessions(list(ODD[1:]))
-    assert [session.session_id for session in await db.get_sessions()] == [ODD[0]]

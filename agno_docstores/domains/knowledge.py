@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from agno.db.schemas.knowledge import KnowledgeRow
-from agno.db.utils import owner_key
 
 from agno_docstores.codec import NULL, Json
 from agno_docstores.domains.listing import equal, label, order_of, page_and_total, plain, touched_at
 from agno_docstores.domains.owned import owner, remove
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.keys import check_id
+from agno_docstores.keys import check_id, text_of
 from agno_docstores.port import Condition, Expect, FieldValue, In, Put, Ref, Stored
 from agno_docstores.schema import KNOWLEDGE
 
@@ -39,7 +38,7 @@ class Knowledge:
         """Read one content; None if it does not exist or is another user's than `user_id`. What is shared is
         everybody's. Linearizable. 1 request. Raises on a failed read."""
         stored = await self.kernel.get(Ref(KNOWLEDGE.name, check_id("id", id)))
-        if stored is None or (user_id is not None and stored.fields.get("user_id") not in (None, owner_key(user_id))):
+        if stored is None or (user_id is not None and stored.fields.get("user_id") not in (None, text_of(user_id))):
             return None
         return to_row(stored)
 

@@ -15,7 +15,7 @@ from typing import Any
 from agno.db.utils import validate_pagination
 
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.keys import Scalar, check_id, rank
+from agno_docstores.keys import Scalar, as_id, check_time, rank
 from agno_docstores.port import Condition, Eq, Fields, FieldValue, Range, Stored
 
 
@@ -28,7 +28,7 @@ def label(name: str, value: Any) -> str | None:
     """A text of which an index may be made, such as an id of another record: None, or text that a store can hold.
     Compared, and so stored, as text. Raises `InvalidIdError`."""
     value = plain(value)
-    return value if value is None or value == "" else check_id(name, str(value))
+    return value if value is None or value == "" else as_id(name, value)
 
 
 def equal(**given: Any) -> list[Condition]:
@@ -44,11 +44,8 @@ def text(name: str, value: Any) -> str:
 
 
 def between(name: str, low: Any, high: Any) -> list[Condition]:
-    """That a time lies between these, in epoch seconds; None is open. Raises `TypeError` for what is no number."""
-    for bound in (low, high):
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float)):
-            raise TypeError(f"bounds of {name} must be epoch seconds, not a {type(bound).__name__}")
-    return [] if low is None and high is None else [Range(name, low, high)]
+    """That a time lies between these, in epoch seconds; None is open. Raises `TypeError` for what is no time."""
+    return [] if low is None and high is None else [Range(name, check_time(name, low), check_time(name, high))]
 
 
 def ascending(sort_order: Any) -> bool:

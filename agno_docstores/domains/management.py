@@ -29,6 +29,7 @@ from agno_docstores.keys import check_id
 from agno_docstores.lifetimes import due
 from agno_docstores.port import Delete, Eq, Kind, Stored
 from agno_docstores.schema import (
+    APPROVALS,
     EVALS,
     HISTORIES,
     KNOWLEDGE,
@@ -36,6 +37,8 @@ from agno_docstores.schema import (
     MEMORIES,
     METRICS,
     RUNS,
+    SCHEDULE_RUNS,
+    SCHEDULES,
     SESSIONS,
     SPANS,
     TRACES,
@@ -61,6 +64,9 @@ OWNED: tuple[tuple[Kind, str], ...] = (
     (TRACES, "user_id"),
     (LEARNINGS, "owner"),
     (METRICS, "user_id"),
+    (SCHEDULE_RUNS, "user_id"),
+    (SCHEDULES, "user_id"),
+    (APPROVALS, "user_id"),
 )
 
 
@@ -78,7 +84,8 @@ class PurgeReport:
     """What `purge_user` removed, or would remove (`dry_run`).
 
     `removed`: number of records by kind ("sessions", "runs", "memories", "knowledge", "evals", "traces", "spans",
-    "learnings", "metrics"); a kind of which there was nothing has 0. `seconds`: how long it took.
+    "learnings", "metrics", "schedule_runs", "schedules", "approvals"); a kind of which there was nothing has 0.
+    `seconds`: how long it took.
     """
 
     user_id: str

@@ -10,11 +10,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agno.db.utils import owner_key
-
 from agno_docstores.errors import Conflict, DocstoreError
 from agno_docstores.kernel import Kernel
-from agno_docstores.keys import check_id
+from agno_docstores.keys import as_id, text_of
 from agno_docstores.port import Delete, Kind, Ref, Stored, Write
 
 log = logging.getLogger("agno_docstores")
@@ -22,12 +20,12 @@ log = logging.getLogger("agno_docstores")
 
 def owner(user_id: Any) -> str | None:
     """An owner as stored, and as compared: text, or None for nobody. Raises `InvalidIdError`."""
-    return None if user_id is None else check_id("user_id", owner_key(user_id))
+    return None if user_id is None else as_id("user_id", user_id)
 
 
 def belongs_to(record: Stored | None, user_id: Any) -> bool:
     """Whether there is a record and it is this very user's; any record is, where no user is named."""
-    return record is not None and (user_id is None or record.fields.get("user_id") == owner_key(user_id))
+    return record is not None and (user_id is None or record.fields.get("user_id") == text_of(user_id))
 
 
 async def remove(kernel: Kernel, kind: Kind, ids: Sequence[str], user_id: Any = None) -> None:

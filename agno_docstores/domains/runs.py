@@ -14,7 +14,6 @@ from agno.db.utils import (
     build_single_run_row,
     canonical_run_status,
     deserialize_run,
-    owner_key,
     validate_pagination,
 )
 from agno.run.agent import RunOutput
@@ -24,7 +23,7 @@ from agno.run.team import TeamRunOutput
 from agno.run.workflow import WorkflowRunOutput
 
 from agno_docstores.codec import NULL, Json
-from agno_docstores.domains.listing import equal
+from agno_docstores.domains.listing import equal, label
 from agno_docstores.errors import OwnershipError, SessionNotFoundError
 from agno_docstores.history import (
     TOMBSTONE_LIFE,
@@ -34,7 +33,7 @@ from agno_docstores.history import (
     run_ref,
 )
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.keys import check_id, encodable
+from agno_docstores.keys import as_id, check_id, check_time, encodable, text_of
 from agno_docstores.lifetimes import expired_ids
 from agno_docstores.port import Condition, Eq, FieldValue, NotIn, Stored
 from agno_docstores.schema import RUNS
@@ -49,6 +48,7 @@ Row = dict[str, Any]
 ENDED = frozenset({"COMPLETED", "CANCELLED", "REGENERATED"})
 UNFINISHED = frozenset({"PENDING", "RUNNING", "PAUSED"})
 FIXED = ("run_type", "agent_id", "team_id", "workflow_id", "created_at")  # as first stored, whatever is written later
+MOST_RUNS = 2**53  # a `run_index` from here on is none: counting on from it would leave what stores count exactly
 TEXTS = ("agent_id", "team_id", "workflow_id", "parent_run_id", "status")
 COLUMNS = (
     "run_type",
@@ -185,18 +185,16 @@ class Runs:
     @staticmethod
     def _row(run: Run | Row, session_id: str, user_id: str | None, run_index: int | None) -> Row:
         check_id("session_id", session_id)
-        row = build_single_run_row(run, session_id, owner_key(user_id), run_index)
+        row = build_single_run_row(run, session_id, user_id, run_index)
         check_id("run_id", row["run_id"])
         if row["user_id"] is not None:
-            check_id("user_id", row["user_id"])
+            row["user_id"] = as_id("user_id", row["user_id"])
         index = row["run_index"]
-        row["run_index"] = index if isinstance(index, int) and not isinstance(index, bool) else None
+        counted = isinstance(index, int) and not isinstance(index, bool) and 0 <= index < MOST_RUNS
+        row["run_index"] = index if counted else None
         for name in TEXTS:
-            value = getattr(row[name], "value", row[name])
-            row[name] = value if value in (None, "") else check_id(name, str(value))
-        created_at = row["created_at"]
-        if isinstance(created_at, bool) or not isinstance(created_at, int | float):
-            raise TypeError(f"created_at of run {row['run_id']!r} must be epoch seconds, not {created_at!r}")
+            row[name] = label(name, row[name])
+        row["created_at"] = check_time("created_at", row["created_at"])
         return row
 
     @staticmethod
@@ -252,14 +250,14 @@ class Runs:
         """A write that only changes an existing run, in a session that is unowned or `user_id`'s; None if it may not.
         What else there is to be looked at, `decide` does."""
         try:
-            return await self.histories.write_run(run_id, session_id, owner_key(user_id), decide, look_first=True)
+            return await self.histories.write_run(run_id, session_id, text_of(user_id), decide, look_first=True)
         except (SessionNotFoundError, OwnershipError):
             return None
 
     @staticmethod
     def _matches(run: Stored, session_id: str, user_id: str | None) -> bool:
         owner = run.fields.get("user_id")
-        return run.fields["session_id"] == session_id and (owner is None or owner == owner_key(user_id))
+        return run.fields["session_id"] == session_id and (owner is None or owner == text_of(user_id))
 
     # --- Removal ----------------------------------------------------------------------------------------------------
 
@@ -341,7 +339,7 @@ class Runs:
             session = None
             if session_data is not None:
                 owner = head.fields.get("user_id")
-                if owner is not None and owner != owner_key(user_id):
+                if owner is not None and owner != text_of(user_id):
                     raise RuntimeError("Cannot persist run metadata without its owned session")
                 name = session_name_of(data_part)
                 session = ({"updated_at": now, "touched_at": now, "session_name": name}, {"session_data": data_part})

@@ -217,7 +217,7 @@ def last_scalar(text: str, back: int = 1) -> Scalar:
     kind, rest = component[:1], component[1:]
     if kind == "4":
         plain = re.sub('"(.)', lambda found: chr(ord(found[1]) - 0x23), rest, flags=re.DOTALL)
-        if len(plain.encode()) >= 195 and plain.endswith("~"):
+        if keys.abridged(plain):
             raise ValueError("abridged")
         return plain
     if kind == "3" and rest[:1] in ("p", "n"):

@@ -60,6 +60,7 @@ class MongoDriver(Driver):
     store = "mongo"
     atomic = False
     implicit_tables = True
+    unique = True
     pushes = PUSHES
 
     def __init__(
@@ -70,6 +71,9 @@ class MongoDriver(Driver):
         self.clients = clients
         self.place = place
         self._transactions: bool | None = None  # whether the deployment has them, once asked
+
+    def storage(self, kind: str) -> str:
+        return self.layout.shapes[kind].collection
 
     def address(self) -> str:
         return str(self.place)
@@ -89,7 +93,9 @@ class MongoDriver(Driver):
     # --- Storage ----------------------------------------------------------------------------------------------------
 
     async def ensure(self, kinds: Sequence[Kind]) -> None:
-        collections = dict.fromkeys(self.layout.shapes[kind.name].collection for kind in kinds)
+        unneeded = {kind.claims for kind in self.kinds.values()}  # unique indexes do what claims are for
+        wanted = [kind.name for kind in kinds if kind.name not in unneeded]
+        collections = dict.fromkeys(self.layout.shapes[name].collection for name in wanted)
         await self.io.gather(*(self._ensure(name) for name in collections))
 
     async def _ensure(self, collection: str) -> None:
@@ -117,10 +123,11 @@ class MongoDriver(Driver):
     ) -> list[tuple[str, tuple[tuple[str, int], ...], dict[str, Any]]]:
         """The declared indexes that are not there. Raises `ProvisioningError` where one is that we cannot live with."""
         there = set()
+        own = [(("_id", 1),), *(keys for _, keys, options in self.layout.indexes(collection) if "unique" in options)]
         found = await self.io(self._collection(collection).index_information, op="list_indexes")
         for name, index in found.items():
             keys = tuple((field, direction) for field, direction in index["key"])
-            if index.get("unique") and keys != (("_id", 1),) and "partialFilterExpression" not in index:
+            if index.get("unique") and keys not in own and "partialFilterExpression" not in index:
                 raise ProvisioningError(
                     collection,
                     self.create_command(kind),

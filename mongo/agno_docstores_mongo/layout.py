@@ -100,7 +100,11 @@ class Shape:
     def record(self, put: Put, token: str, *, text: bool) -> Document:
         """What a put stores; `text`: all body parts in the marked form."""
         turn = as_text if text else encode
-        document: Document = {name: encode_field(put.fields.get(name)) for name in self.kind.fields}
+        document: Document = {
+            name: encode_field(value)
+            for name in self.kind.fields
+            if (value := put.fields.get(name)) is not None or name not in self.kind.unique
+        }
         document.update((name, turn(put.body[name])) for name in self.kind.body if name in put.body)
         document[REV] = token
         if put.expires_at is not None:
@@ -356,6 +360,9 @@ class Layout:
             for index in shape.kind.indexes:
                 keys = (*((shape.path(name), 1) for name in (*index.eq, index.sort)), ("_id", 1))
                 wanted.append((index.name if shape.part is None else f"{shape.part}_{index.name}", keys, {}))
+            for name in shape.kind.unique:
+                # Sparse: null is not stored, so it has no entry.
+                wanted.append((f"only_{name}", ((shape.path(name), 1),), {"unique": True, "sparse": True}))
         # Sparse: only what expires has an entry.
         wanted.append(("expiry", ((EXPIRES, 1),), {"expireAfterSeconds": 0, "sparse": True}))
         return wanted

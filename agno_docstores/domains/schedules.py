@@ -1,0 +1,355 @@
+"""Schedules and their runs: what `BaseDb` says of them (contract 1.10), over the kernel.
+
+Invariants: a name is an owner's once, and nobody's once; a due schedule is claimed by one of the workers that ask,
+under all conditions at once, and released by the one that holds it only; ownership, provenance and locks change by the
+methods for them alone. A read that fails is never "nothing due".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agno.db.schemas.scheduler import build_run_endpoint, validate_schedule_update
+
+from agno_docstores import keys
+from agno_docstores.domains.owned import owner
+from agno_docstores.errors import Conflict
+from agno_docstores.kernel import Kernel, Query
+from agno_docstores.keys import check_id
+from agno_docstores.port import Condition, Delete, Eq, FieldValue, Range, Stored, as_int
+from agno_docstores.rows import Row, Rows, Table, answered
+from agno_docstores.schema import SCHEDULE_RUNS, SCHEDULES
+from agno_docstores.uniqueness import holder
+
+PROVENANCE = frozenset(
+    {
+        "managed_by",
+        "target_type",
+        "target_id",
+        "created_by_run_id",
+        "created_by_session_id",
+        "updated_by_run_id",
+        "updated_by_session_id",
+    }
+)
+CANDIDATES = 20  # due schedules that are looked at together for one to claim
+
+
+def _name_of(user_id: Any, name: Any) -> str:
+    return keys.encode((owner(user_id), str(name)))
+
+
+def _derived(row: Row) -> Mapping[str, FieldValue]:
+    due = row["next_run_at"] if row["enabled"] else None
+    return {
+        "unique_name": _name_of(row["user_id"], row["name"]),
+        "due_at": due,
+        "endpoint": str(row["endpoint"]).rstrip("/"),
+    }
+
+
+SCHEDULE_TABLE = Table(
+    SCHEDULES,
+    (
+        "id",
+        "name",
+        "description",
+        "method",
+        "endpoint",
+        "payload",
+        "cron_expr",
+        "timezone",
+        "timeout_seconds",
+        "max_retries",
+        "retry_delay_seconds",
+        "enabled",
+        "next_run_at",
+        "locked_by",
+        "locked_at",
+        "user_id",
+        "managed_by",
+        "target_type",
+        "target_id",
+        "created_by_run_id",
+        "created_by_session_id",
+        "updated_by_run_id",
+        "updated_by_session_id",
+        "disabled_reason",
+        "created_at",
+        "updated_at",
+    ),
+    frozenset(
+        {
+            "id",
+            "name",
+            "method",
+            "endpoint",
+            "cron_expr",
+            "timezone",
+            "timeout_seconds",
+            "max_retries",
+            "retry_delay_seconds",
+            "enabled",
+            "created_at",
+        }
+    ),
+    {"enabled": True},
+    _derived,
+)
+RUN_TABLE = Table(
+    SCHEDULE_RUNS,
+    (
+        "id",
+        "schedule_id",
+        "attempt",
+        "triggered_at",
+        "completed_at",
+        "status",
+        "status_code",
+        "run_id",
+        "session_id",
+        "error",
+        "input",
+        "output",
+        "requirements",
+        "user_id",
+        "created_at",
+    ),
+    frozenset({"id", "schedule_id", "attempt", "status", "created_at"}),
+    {},
+    lambda row: {},
+)
+
+
+class Schedules:
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.schedules = Rows(kernel, SCHEDULE_TABLE)
+        self.runs = Rows(kernel, RUN_TABLE)
+
+    # --- Schedules --------------------------------------------------------------------------------------------------
+
+    async def get_schedule(self, schedule_id: str, user_id: str | None = None) -> Row | None:
+        """Read one schedule; None if it does not exist or is not `user_id`'s. Linearizable. 1 request. A failed read is
+        logged, and None, as the contract has it."""
+        found = await answered(self.schedules.get(schedule_id), None, f"schedule {schedule_id!r} could not be read")
+        return found if found is not None and _owned(found, user_id) else None
+
+    async def get_schedule_by_name(self, name: str, user_id: str | None = None) -> Row | None:
+        """The schedule of this name that is `user_id`'s; without a user, nobody's. 2 requests. A failed read is logged,
+        and None."""
+        what = f"schedule {name!r} of {user_id!r} could not be read"
+        return await answered(self._named(_name_of(user_id, name)), None, what)
+
+    async def _named(self, unique_name: str) -> Row | None:
+        id = await holder(self.kernel, SCHEDULES, "unique_name", unique_name)
+        row = await self.schedules.get(id) if id is not None else None
+        # It may have been renamed between the two.
+        return row if row is not None and _name_of(row["user_id"], row["name"]) == unique_name else None
+
+    async def get_schedules(
+        self,
+        enabled: bool | None = None,
+        limit: int = 100,
+        page: int = 1,
+        user_id: str | None = None,
+        raise_on_error: bool = False,
+    ) -> tuple[list[Row], int]:
+        """A page of schedules, the latest first, and how many match in all. Eventually consistent on DynamoDB. 1 to 3
+        requests; by `enabled`, the headers of the user's, or of all. A failed read is logged, and empty, unless
+        `raise_on_error`."""
+        where: list[Condition] = [] if user_id is None else [Eq("user_id", owner(user_id))]
+        if enabled is not None:
+            where.append(Eq("enabled", enabled))
+        work = self.schedules.page(where, "created_at", limit, page)
+        if raise_on_error:
+            return await work
+        return await answered(work, ([], 0), "schedules could not be listed")
+
+    async def create_schedule(self, schedule_data: Row) -> Row:
+        """Store a new schedule, as given; what was given. Raises `DuplicateError`, which Agno takes for a unique
+        violation, if the id is in use, or the owner has a schedule of this name; `ValueError` for a column that there
+        is not, or that is missing. 1 request."""
+        await self.schedules.insert(schedule_data)
+        return schedule_data
+
+    async def update_schedule(self, /, schedule_id: str, user_id: str | None = None, **kwargs: Any) -> Row | None:
+        """Change a schedule's mutable columns; the row then, None if there is none or it is not `user_id`'s.
+
+        `updated_at` becomes now (epoch s); enabling clears `disabled_reason`. Raises `ValueError` for other columns,
+        `DuplicateError` for a name that the owner has given already. Another failure is logged, and None. 2 requests.
+        """
+        validate_schedule_update(kwargs)
+        if kwargs.get("enabled") is True:
+            kwargs.setdefault("disabled_reason", None)
+        columns = {**kwargs, "updated_at": self.kernel.now()}
+        work = self.schedules.change(schedule_id, lambda row: columns if _owned(row, user_id) else None)
+        return await answered(work, None, f"schedule {schedule_id!r} was not changed")
+
+    async def delete_schedule(self, schedule_id: str, user_id: str | None = None) -> bool:
+        """Delete a schedule and its runs; whether it was there and `user_id`'s. What an interrupted call leaves, its
+        repetition removes. A failure is logged, and False. 3 requests, and the runs."""
+        return await answered(self._delete(schedule_id, user_id), False, f"schedule {schedule_id!r} was not deleted")
+
+    async def _delete(self, schedule_id: str, user_id: str | None) -> bool:
+        found = await self.schedules.get(schedule_id)
+        if found is not None and not _owned(found, user_id):
+            return False
+        # The runs first: so the schedule is there to find them by until all are gone.
+        where: list[Condition] = [Eq("schedule_id", schedule_id)]
+        if user_id is not None:
+            where.append(Eq("user_id", owner(user_id)))
+        await self._delete_runs(where)
+        return await self.schedules.delete(schedule_id, lambda row: _owned(row, user_id))
+
+    async def disable_schedules_for_target(self, target_type: str, target_id: str, reason: str | None = None) -> int:
+        """Disable every enabled schedule that is aimed at a component, by its target or its endpoint, whosever it is;
+        how many. `reason` becomes their `disabled_reason`. A failure raises; repeating the call goes on. 2 requests,
+        and 2 for each."""
+        endpoint = build_run_endpoint(target_type, target_id)
+        by_target = (Eq("target_id", target_id), Eq("target_type", target_type), Eq("enabled", True))
+        by_endpoint = (Eq("endpoint", endpoint), Eq("enabled", True))
+        found = [row for where in (by_target, by_endpoint) for row in await self.schedules.all(where)]
+
+        def disabled(row: Row) -> Row | None:
+            aimed = (row["target_type"], row["target_id"]) == (target_type, target_id)
+            if not row["enabled"] or not (aimed or row["endpoint"] in (endpoint, endpoint + "/")):
+                return None
+            return {"enabled": False, "disabled_reason": reason, "updated_at": self.kernel.now()}
+
+        changed = [await self.schedules.change(id, disabled) for id in dict.fromkeys(row["id"] for row in found)]
+        return sum(row is not None for row in changed)
+
+    async def stamp_schedule_provenance(self, /, schedule_id: str, **provenance: Any) -> bool:
+        """Set columns that say where a schedule comes from and what it is aimed at; whether there is such a schedule.
+        Raises `ValueError` for other columns, and on a failure. 2 requests."""
+        rejected = sorted(set(provenance) - PROVENANCE)
+        if rejected:
+            raise ValueError(f"stamp_schedule_provenance cannot write {rejected}")
+        columns = {**provenance, "updated_at": self.kernel.now()}
+        return await self.schedules.change(schedule_id, lambda row: columns) is not None
+
+    # --- Work -------------------------------------------------------------------------------------------------------
+
+    async def claim_due_schedule(self, worker_id: str, lock_grace_seconds: int = 300) -> Row | None:
+        """Claim the schedule that has been due longest, enabled, and not locked, or locked longer ago than the grace;
+        the row as claimed, None if there is none, or others were faster.
+
+        Of any number of workers one gets it: the conditions are checked again in the step that takes the lock. Raises
+        on a failed read: that is not "nothing due". 2 requests (DynamoDB: one for each shard of the index, and 2), and
+        one more for each schedule that another worker took first.
+        """
+        now = self.kernel.now()
+        query = Query(SCHEDULES, (Range("due_at", None, now),), "due_at")
+        cursor: Any = None
+        while True:
+            found, cursor = await self.kernel.stretch(query, cursor, CANDIDATES)
+            for stored in found:
+                row = SCHEDULE_TABLE.row(stored)
+                if row["locked_by"] is not None and as_int(row["locked_at"]) > now - lock_grace_seconds:
+                    continue
+                claimed = {**row, "locked_by": worker_id, "locked_at": now}
+                try:
+                    await self.kernel.commit([SCHEDULE_TABLE.put(claimed, stored.rev)])
+                except Conflict:
+                    continue
+                return claimed
+            if cursor is None:
+                return None
+
+    async def release_schedule(
+        self,
+        schedule_id: str,
+        next_run_at: int | None = None,
+        *,
+        worker_id: str | None = None,
+        locked_at: int | None = None,
+    ) -> bool:
+        """Release a claim and say when the schedule is due next (None: as it is; never, if it has no cron); whether it
+        was there, and locked by this worker, at this time, where these are named. A failure is logged, and False. 2
+        requests."""
+
+        def released(row: Row) -> Row | None:
+            if worker_id is not None and row["locked_by"] != worker_id:
+                return None
+            if locked_at is not None and row["locked_at"] != locked_at:
+                return None
+            due = next_run_at if next_run_at is not None else row["next_run_at"]
+            return {
+                "locked_by": None,
+                "locked_at": None,
+                "next_run_at": None if row["cron_expr"] == "" else due,
+                "updated_at": self.kernel.now(),
+            }
+
+        work = self.schedules.change(schedule_id, released)
+        return await answered(work, None, f"schedule {schedule_id!r} was not released") is not None
+
+    # --- Runs -------------------------------------------------------------------------------------------------------
+
+    async def create_schedule_run(self, run_data: Row) -> Row:
+        """Store a new run of a schedule, as given; what was given. Raises as `create_schedule`. 1 request."""
+        await self.runs.insert(run_data)
+        return run_data
+
+    async def update_schedule_run(self, /, schedule_run_id: str, **kwargs: Any) -> Row | None:
+        """Change columns of a run; the row then. None if there is no such run or column; a failure is logged, and None.
+        2 requests."""
+        if set(kwargs) - set(RUN_TABLE.columns):
+            return None
+        work = self.runs.change(schedule_run_id, lambda row: kwargs)
+        return await answered(work, None, f"schedule run {schedule_run_id!r} was not changed")
+
+    async def get_schedule_run(self, run_id: str, user_id: str | None = None) -> Row | None:
+        """Read one run; None if it does not exist or is not `user_id`'s. Linearizable. 1 request. A failed read is
+        logged, and None."""
+        found = await answered(self.runs.get(run_id), None, f"schedule run {run_id!r} could not be read")
+        return found if found is not None and _owned(found, user_id) else None
+
+    async def get_schedule_runs(
+        self, schedule_id: str, limit: int = 20, page: int = 1, user_id: str | None = None
+    ) -> tuple[list[Row], int]:
+        """A page of a schedule's runs, the latest first, and how many there are. Eventually consistent on DynamoDB. 1
+        to 3 requests. A failed read is logged, and empty."""
+        where: list[Condition] = [Eq("schedule_id", check_id("schedule_id", schedule_id))]
+        if user_id is not None:
+            where.append(Eq("user_id", owner(user_id)))
+        work = self.runs.page(where, "created_at", limit, page)
+        return await answered(work, ([], 0), f"runs of schedule {schedule_id!r} could not be listed")
+
+    async def get_latest_schedule_runs(self, schedule_ids: list[str]) -> dict[str, Row]:
+        """The run of each schedule that was triggered last; schedules without runs are left out. Raises on a failed
+        read. 1 or 2 requests for each."""
+
+        async def latest(schedule_id: str) -> Row | None:
+            query = Query(SCHEDULE_RUNS, (Eq("schedule_id", schedule_id),), "triggered_at", descending=True)
+            found = await self.kernel.page(query, limit=1)
+            if not found:
+                return None
+            # Several may have been triggered in that second, or never.
+            triggered = found[0].fields.get("triggered_at")
+            same: tuple[Condition, ...] = (Eq("schedule_id", schedule_id), Eq("triggered_at", triggered))  # type: ignore[arg-type]
+            rows = await self.runs.all(same, "triggered_at")
+            return max(rows, key=lambda row: (as_int(row["created_at"]), row["id"]), default=None)
+
+        ids = [check_id("schedule_id", id) for id in dict.fromkeys(schedule_ids)]
+        rows = await self.kernel.io.gather(*map(latest, ids))
+        return {id: row for id, row in zip(ids, rows, strict=True) if row is not None}
+
+    async def delete_schedule_runs(self, schedule_id: str, *, before: int) -> int:
+        """Delete the runs of a schedule that were completed before a time (epoch s); how many. A failure raises;
+        repeating the call goes on. The headers of the schedule's runs, and batches."""
+        completed = Range("completed_at", None, before - 1)
+        return await self._delete_runs((Eq("schedule_id", check_id("schedule_id", schedule_id)), completed))
+
+    async def _delete_runs(self, where: Sequence[Condition]) -> int:
+        found: list[Stored] = await self.kernel.page(Query(SCHEDULE_RUNS, tuple(where)))
+        failed = await self.kernel.write_many(Delete(record.ref) for record in found)
+        if failed:
+            raise failed[0].error
+        return len(found)
+
+
+def _owned(row: Row, user_id: Any) -> bool:
+    return user_id is None or row["user_id"] == owner(user_id)

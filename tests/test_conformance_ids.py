@@ -1,0 +1,1 @@
+from agno_docstores.conformance.ids import *  # noqa: F403

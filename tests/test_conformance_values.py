@@ -1,0 +1,1 @@
+from agno_docstores.conformance.values import *  # noqa: F403
