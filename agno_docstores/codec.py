@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agno.db.utils import CustomJSONEncoder
@@ -25,6 +25,7 @@ _UNFIT = "which cannot be stored as JSON"
 _COMPRESSED = b"z"
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 _encoder: json.JSONEncoder = CustomJSONEncoder()
+_STEP = 100_000  # characters that are compressed at a time
 
 
 class Json:
@@ -57,6 +58,11 @@ class Json:
     def value(self) -> Any:
         return json.loads(self.text)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the text in UTF-8."""
+        return len(self.text) if self.text.isascii() else len(self.text.encode())
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Json) and self.text == other.text
 
@@ -80,7 +86,7 @@ def dumps(value: Any) -> str:
     return text
 
 
-def pack(parts: dict[str, Json], *, compress: bool = True, threshold: int = 1024) -> str | bytes:
+def pack(parts: Mapping[str, Json], *, compress: bool = True, threshold: int = 1024) -> str | bytes:
     """A body as one JSON text, or as compressed bytes where that is on, the text is long, and it helps."""
     text = "{" + ",".join(f"{json.dumps(name)}:{part.text}" for name, part in parts.items()) + "}"
     if compress and len(text) > threshold:
@@ -88,6 +94,22 @@ def pack(parts: dict[str, Json], *, compress: bool = True, threshold: int = 1024
         if len(packed) < len(text):
             return packed
     return text
+
+
+def packed_size(parts: Mapping[str, Json], most: int, *, compress: bool = True) -> int:
+    """The bytes of what `pack` makes of these, or, where that is more than `most`, some number above it: found without
+    making it, and compressing no more than is needed to tell."""
+    plain = 2 + sum(len(name) + 4 + part.size for name, part in parts.items())
+    if not compress or plain <= most:
+        return plain
+    packer = zlib.compressobj(6)
+    size = 1
+    for part in parts.values():
+        for start in range(0, len(part.text), _STEP):
+            size += len(packer.compress(part.text[start : start + _STEP].encode()))
+            if size > most:
+                return size
+    return size + len(packer.flush())
 
 
 def unpack(packed: str | bytes) -> dict[str, Json]:

@@ -110,7 +110,8 @@ class StateConditionError(DocstoreError):
 
 
 class PayloadTooLargeError(DocstoreError, ValueError):
-    """A record larger than the store takes. Nothing was written. Sizes are bytes, as encoded for the store."""
+    """A value larger than `max_value_bytes` (sizes are bytes of its JSON text), or than the store can take (bytes as
+    encoded for the store). Nothing was written."""
 
     status_code = 413
 
@@ -119,7 +120,7 @@ class PayloadTooLargeError(DocstoreError, ValueError):
         self.id = id
         self.size = size
         self.limit = limit
-        super().__init__(f"{kind} {id!r} takes {size} bytes; this store's limit is {limit}")
+        super().__init__(f"{kind} {id!r} takes {size} bytes; the limit is {limit}")
 
 
 class ProvisioningError(DocstoreError):

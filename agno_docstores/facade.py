@@ -15,6 +15,7 @@ from typing import Any, cast
 from agno.db.base import AsyncBaseDb, BaseDb
 
 from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, iterating, paging
+from agno_docstores.chunks import MAX_VALUE_BYTES
 from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
 from agno_docstores.domains.approvals import Approvals
 from agno_docstores.domains.evals import Evals
@@ -65,13 +66,14 @@ class Engine:
         naming: Naming,
         provision: bool,
         cache_bytes: int,
+        max_value_bytes: int,
         on_conflict: OnConflict,
         session_config: SessionConfig,
         table_options: str,
     ) -> None:
         self.driver = driver
         self.naming = naming
-        self.kernel = Kernel(driver, provision=provision, table_options=table_options)
+        self.kernel = Kernel(driver, provision=provision, table_options=table_options, max_value_bytes=max_value_bytes)
         self.session_config = session_config
         if session_config.life is not None:
             self.kernel.expiring = frozenset({SESSIONS.name})
@@ -162,6 +164,7 @@ def _engine(
         naming,
         options.get("provision", True),
         options.get("cache_bytes", 64_000_000),
+        options.get("max_value_bytes", MAX_VALUE_BYTES),
         options.get("on_conflict", "merge"),
         options["session_config"],
         " ".join(f"--{argument.replace('_', '-')} {shlex.quote(name)}" for argument, name in tables.items()),

@@ -174,8 +174,15 @@ class AsyncIo(Io):
         self._locks = _Locks(_AsyncLock)
 
     async def _invoke(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        task = asyncio.current_task()
+        asked = task.cancelling() if task is not None else 0
         result = fn(*args, **kwargs)
-        return await result if isinstance(result, Awaitable) else result
+        if isinstance(result, Awaitable):
+            result = await result
+        if task is not None and task.cancelling() > asked:
+            # The client has swallowed it: `asyncio.wait_for` of Python 3.11, which PyMongo sends with, does that.
+            raise asyncio.CancelledError
+        return result
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

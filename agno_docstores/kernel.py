@@ -17,7 +17,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from agno_docstores import keys, uniqueness
+from agno_docstores import chunks, keys, uniqueness
 from agno_docstores.errors import (
     Conflict,
     ContentionError,
@@ -28,6 +28,7 @@ from agno_docstores.errors import (
 from agno_docstores.io import Io
 from agno_docstores.port import (
     EVERYTHING,
+    MANIFEST,
     Condition,
     Delete,
     Driver,
@@ -124,9 +125,18 @@ class Recent:
 
 
 class Kernel:
-    def __init__(self, driver: Driver, *, provision: bool = True, table_options: str = "") -> None:
-        """`table_options`: what the command that creates storage has to be told of tables with names of their own."""
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        provision: bool = True,
+        table_options: str = "",
+        max_value_bytes: int = chunks.MAX_VALUE_BYTES,
+    ) -> None:
+        """`table_options`: what the command that creates storage has to be told of tables with names of their own.
+        `max_value_bytes`: of the JSON text of one record's body."""
         self.driver = driver
+        self.max_value_bytes = max_value_bytes
         self.provision = provision
         self._table_options = table_options
         #: Names of the kinds whose records expire in the ordinary course: what is counted of them has to be alive.
@@ -149,8 +159,20 @@ class Kernel:
         return (await self.get_many([ref]))[0]
 
     async def get_many(self, refs: Sequence[Ref], *, expired: bool = False) -> list[Stored | None]:
-        """The same for several, in order, in as few requests as the store has. `expired`: also what has expired and is
-        still there, for whoever removes it."""
+        """The same for several, in order, in as few requests as the store has, and those of bodies in chunks.
+        `expired`: also what has expired and is still there, for whoever removes it."""
+        found = await self.read_records(refs)
+        if expired:
+            return list(await self._whole(found))
+        return [self._alive(record) for record in await self._whole([self._alive(record) for record in found])]
+
+    async def headers(self, refs: Sequence[Ref]) -> list[Stored | None]:
+        """The same without bodies, so that none is fetched that is in chunks."""
+        found = [self._alive(record) for record in await self.read_records(refs)]
+        return [None if record is None else replace(chunks.noted(record), body=None) for record in found]
+
+    async def read_records(self, refs: Sequence[Ref]) -> list[Stored | None]:
+        """Records as the store has them: expired ones, too, and the body of a large one as its manifest."""
         if not refs:
             return []
 
@@ -160,8 +182,13 @@ class Kernel:
             return await self.driver.get_many(refs)
 
         nothing: list[Stored | None] = [None] * len(refs)
-        found = await self.reading(read, nothing)
-        return [self._noted(record) if expired else self._alive(self._noted(record)) for record in found]
+        return [self._noted(record) for record in await self.reading(read, nothing)]
+
+    async def _whole(self, records: Sequence[Stored | None]) -> Sequence[Stored | None]:
+        """Records as read, their bodies fetched where those are in chunks."""
+        if not any(record is not None and record.body and MANIFEST in record.body for record in records):
+            return records
+        return await self.io.gather(*(chunks.whole(self, record) for record in records))
 
     async def exists(self, table: str) -> bool:
         """Whether a table is there. What was created here is, also where the store keeps no empty one (Firestore)."""
@@ -238,9 +265,8 @@ class Kernel:
         found: list[Stored] = []
         while True:
             asked = replace(plan.spans[0], after=cursor, limit=limit - len(found), body=body)
-            page = await self.reading(partial(self.driver.scan, asked), Page([]))
-            matching = [r for r in page.records if self._alive(r) is not None and query.matches(r)]
-            found += [uniqueness.noted(query.kind, record) if body else record for record in matching]
+            page = await self._scan(asked)
+            found += [r for r in page.records if self._alive(r) is not None and query.matches(r)]
             cursor = page.cursor
             if cursor is None or len(found) >= limit:
                 return found, cursor
@@ -273,7 +299,12 @@ class Kernel:
         if found is not None:
             return found
         index = next(index for index in kind.indexes if index.eq == (kind.parent,))
-        children = await self.io.gather(*(self.span(Span(kind.name, index.name, (parent,))) for parent in parents))
+
+        async def children_of(parent: str) -> list[Stored]:
+            entries = await self.span(Span(kind.name, index.name, (parent,), body=False))
+            return [child for child in await self.headers([entry.ref for entry in entries]) if child is not None]
+
+        children = await self.io.gather(*map(children_of, parents))
 
         def total(records: list[Stored], name: str) -> int:
             return sum(as_int(record.fields.get(name)) for record in records)
@@ -332,7 +363,8 @@ class Kernel:
         headers = await self._collect(query, plan, None, body=False)
         if query.sort not in (None, "id") and any(query.sort not in header.fields for header in headers):
             # An index entry may lack what changes often.
-            headers = await self._with_bodies(query, headers)
+            full = await self.headers([header.ref for header in headers])
+            headers = [header for header in full if header is not None and query.matches(header)]
         return self._sorted(query, headers)
 
     async def _collect(self, query: Query, plan: Plan, need: int | None, *, body: bool) -> list[Stored]:
@@ -363,20 +395,29 @@ class Kernel:
                 ask = max(ask, SEARCH_PAGE)
             if ask is not None and test is not None:
                 ask = max(ask, TEST_PAGE)
-            page = await self.reading(
-                partial(self.driver.scan, replace(span, after=cursor, limit=ask, body=body)), Page([])
-            )
+            page = await self._scan(replace(span, after=cursor, limit=ask, body=body))
             for record in page.records:
                 if record.ref.id in seen or self._alive(record) is None:
                     continue
                 if all(condition.holds(record.fields) for condition in span.where) and (test is None or test(record)):
                     seen.add(record.ref.id)
-                    found.append(
-                        record if record.body is None else uniqueness.noted(self.driver.kinds[span.kind], record)
-                    )
+                    found.append(record)
             cursor = page.cursor
             if cursor is None or (need is not None and len(found) >= need):
                 return found[:need]
+
+    async def _scan(self, span: Span) -> Page:
+        """A page of the driver's, with the bodies in chunks of those records that satisfy the conditions."""
+        page = await self.reading(partial(self.driver.scan, span), Page([]))
+        if not span.body:
+            return page
+        if self.driver.kinds[span.kind].unique:
+            kind = self.driver.kinds[span.kind]
+            page = replace(page, records=[uniqueness.noted(kind, record) for record in page.records])
+        alive = [record for record in page.records if self._alive(record) is not None]
+        wanted = [r for r in alive if all(condition.holds(r.fields) for condition in span.where)]
+        found = await self._whole(wanted)
+        return page if found is wanted else Page([r for r in found if r is not None], page.cursor)
 
     async def _with_bodies(self, query: Query, headers: Sequence[Stored]) -> list[Stored]:
         if not query.kind.body and not any(query.kind.volatile - header.fields.keys() for header in headers):
@@ -409,7 +450,15 @@ class Kernel:
 
         A conflict may be with an earlier delivery of this very commit, sent again below us after its reply was lost:
         then the store shows its token, and it has succeeded. So a conflict costs one read; success costs none.
+
+        A body that is too large for one record of the store is stored in several, and what it replaces removed: 1
+        request for a reminder of each, and those of its pieces. Raises `PayloadTooLargeError`, before anything is
+        written, for one over `max_value_bytes`.
         """
+        return await chunks.commit(self, writes)
+
+    async def commit_records(self, writes: Sequence[Write]) -> list[Rev | None]:
+        """The same for records as the store is to have them."""
         token = new_token()
         attempt = 0
         asked = list(writes)
@@ -454,11 +503,19 @@ class Kernel:
         return noted
 
     async def write_many(self, writes: Iterable[Write]) -> list[Failed]:
-        """Unordered, idempotent writes in batches; what failed is returned, never dropped."""
+        """Unordered, idempotent writes in batches; what failed is returned, never dropped. Large bodies as in `commit`;
+        what they, or deletions, replace of others is left to a sweep."""
+        return await chunks.write_many(self, list(writes))
+
+    async def remove(self, records: Iterable[Stored]) -> list[Failed]:
+        """Delete records as read, in batches, whatever they are now; what could not be deleted is returned."""
+        return await chunks.remove(self, list(records))
+
+    async def write_records(self, writes: Sequence[Write]) -> list[Failed]:
+        """As `write_many`, for records as the store is to have them."""
         failed: list[Failed] = []
-        pending = list(writes)
-        for start in range(0, len(pending), WRITE_BATCH):
-            batch = pending[start : start + WRITE_BATCH]
+        for start in range(0, len(writes), WRITE_BATCH):
+            batch = writes[start : start + WRITE_BATCH]
             token = new_token()
             await self._ensure_before_write(batch)
             try:
@@ -494,12 +551,19 @@ class Kernel:
 
     async def purge_children(self, parent: str, kind: Kind, index: Index, where: tuple[Condition, ...] = ()) -> None:
         """Remove all children of a parent, or those for which conditions hold; headers only read. Stops at the first
-        failure; repeating it goes on."""
+        failure; repeating it goes on. 1 request more, if all go, to see whether bodies of theirs are in chunks; under
+        conditions those are left to a sweep."""
+        await self._delete_children(parent, kind, index, where)
+        if not where and kind.body and await chunks.purge(self, parent, kind) and not self.driver.atomic:
+            # A child may have been stored between the two, and looked whether its chunks are there, before they went.
+            await self._delete_children(parent, kind, index, where)
+
+    async def _delete_children(self, parent: str, kind: Kind, index: Index, where: tuple[Condition, ...]) -> None:
         done = await self.reading(lambda: self.driver.delete_children(parent, kind, where), True)
         if done:
             return
         headers = await self.span(Span(kind.name, index.name, (parent,), body=False, where=where))
-        failed = await self.write_many(Delete(header.ref) for header in headers)
+        failed = await self.write_records([Delete(header.ref) for header in headers])
         if failed:
             raise failed[0].error
 

@@ -96,17 +96,16 @@ def reminder(session_id: str, due_at: int) -> Put:
     return Put(reminder_ref(SESSIONS.name, session_id), fields, {}, Expect.ANY)
 
 
-def due(now: int, *, sessions_only: bool = False) -> Query:
-    """The reminders whose time has come, the longest due first."""
-    where = (Range("due_at", None, now), *((Eq("about", SESSIONS.name),) if sessions_only else ()))
-    return Query(REMINDERS, where, "due_at")
+def due(now: int, *, about: str) -> Query:
+    """The reminders of a sort whose time has come, the longest due first."""
+    return Query(REMINDERS, (Eq("about", about), Range("due_at", None, now)), "due_at")
 
 
 async def expired_ids(kernel: Kernel) -> tuple[str, ...]:
     """The ids of the sessions that have expired and are still there, or their runs are. 1 request, and 1 for each 100
     sessions that are due to be looked at."""
-    reminders = await kernel.page(due(kernel.now(), sessions_only=True))
+    reminders = await kernel.page(due(kernel.now(), about=SESSIONS.name))
     ids = [str(record.fields["target"]) for record in reminders]
-    found = await kernel.get_many([Ref(SESSIONS.name, id) for id in ids], expired=True)
+    found = await kernel.read_records([Ref(SESSIONS.name, id) for id in ids])
     now = kernel.now()
     return tuple(id for id, session in zip(ids, found, strict=True) if session is None or expired(session, now))

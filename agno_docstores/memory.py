@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any, Unpack
 
 from agno_docstores import keys
-from agno_docstores.codec import Json, pack
+from agno_docstores.codec import Json
 from agno_docstores.errors import Conflict, PayloadTooLargeError, StoreError, UnsupportedTopologyError
 from agno_docstores.facade import AsyncDocstore, Docstore, StorePlugin
 from agno_docstores.io import AsyncIo, Io, SyncIo
@@ -56,8 +56,8 @@ from agno_docstores.port import (
 
 @dataclass
 class MemoryStore:
-    """The data behind one or more handles. `item_limit`: bytes of one record, None for no limit. `persistence`: where
-    the data come from and go to; what it loads is loaded now. `name` tells this store from others, also after a
+    """The data behind one or more handles. `item_limit`: bytes of one record's body, None for no limit. `persistence`:
+    where the data come from and go to; what it loads is loaded now. `name` tells this store from others, also after a
     restart."""
 
     atomic: bool = True
@@ -121,6 +121,13 @@ class MemoryDriver(Driver):
         self.data = store
         self.atomic = store.atomic
         self.unique = not store.atomic
+
+    @property
+    def item_bytes(self) -> int | None:  # type: ignore[override]
+        return self.data.item_limit
+
+    def stored_bytes(self, put: Put) -> int:
+        return 2 + sum(len(name) + 4 + part.size for name, part in put.body.items())
 
     def address(self) -> str:
         return "memory"
@@ -231,7 +238,7 @@ class MemoryDriver(Driver):
 
     def _check_size(self, write: Write) -> None:
         if self.data.item_limit is not None and isinstance(write, Put):
-            size = len(pack(dict(write.body), compress=False))
+            size = self.stored_bytes(write)
             if size > self.data.item_limit:
                 raise PayloadTooLargeError(write.ref.kind, write.ref.id, size, self.data.item_limit)
 
@@ -266,7 +273,7 @@ class MemoryDriver(Driver):
             space[write.ref.id] = replace(space[write.ref.id], expires_at=write.expires_at, rev=rev)
             return rev
         fields = {name: write.fields.get(name) for name in kind.fields}
-        body: dict[str, Json] = {name: write.body[name] for name in kind.body if name in write.body}
+        body: dict[str, Json] = {name: write.body[name] for name in kind.parts if name in write.body}
         parent, order = fields.get(kind.parent or ""), fields.get(kind.order or "")
         ref = Ref(
             write.ref.kind,

@@ -62,6 +62,8 @@ class StoreOptions(TypedDict, total=False):
     `provision`: create missing tables and indexes at the first write (True), or raise `ProvisioningError` (False).
     `cache_bytes`: upper bound for the text of the runs that a handle keeps to save reading them again; 0 for none. What
     it saves is in `cache_stats`. A read looks at the store first, so that what other processes write is seen at once.
+    `max_value_bytes`: of one record's JSON text in UTF-8, at most; 64 MB by default. More raises `PayloadTooLargeError`
+    before anything is written. What the store itself would not take in one record is stored in several.
     `on_conflict`: what `upsert_session` does where another writer saved the session since this object was read: put
     both together ("merge"), raise `SessionConflictError` ("raise"), or write over it ("last_wins").
     `session_config`: how long sessions live (`SessionConfig`, or a dict of its fields); the same in every process that
@@ -73,6 +75,7 @@ class StoreOptions(TypedDict, total=False):
     id: str | None
     provision: bool
     cache_bytes: int
+    max_value_bytes: int
     on_conflict: OnConflict
     session_config: SessionConfig | Mapping[str, Any] | None
     session_table: str | None
@@ -133,9 +136,12 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         if not isinstance(value, str) or not value:
             raise ValueError(f"{name} must be a non-empty str, not {value!r}")
         tables[table] = value
-    unknown = others.keys() - {"id", "provision", "cache_bytes", "on_conflict", "session_config"}
+    unknown = others.keys() - {"id", "provision", "cache_bytes", "max_value_bytes", "on_conflict", "session_config"}
     if unknown:
         raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
+    most = others.get("max_value_bytes", 1)
+    if not isinstance(most, int) or most <= 0:
+        raise ValueError(f"max_value_bytes must be a positive int, not {most!r}")
     if others.get("on_conflict", "merge") not in get_args(OnConflict):
         raise ValueError(f"on_conflict must be one of {get_args(OnConflict)}, not {others['on_conflict']!r}")
     others["session_config"] = SessionConfig.of(others.get("session_config"))

@@ -24,6 +24,11 @@ FieldValue = Scalar | tuple[str, ...]
 Fields = Mapping[str, FieldValue]
 
 
+#: A body part that every kind with a body has besides its own: where a body is that is too large for one record
+#: (`chunks.py`). To a driver a part like the others; no caller's data can have its name.
+MANIFEST = "_manifest"
+
+
 # --- What is stored -------------------------------------------------------------------------------------------------
 
 
@@ -57,7 +62,8 @@ class Kind:
     of both is one document's. `multi`: fields whose values are tuples of texts. `volatile`: fields that change often,
     better kept out of index projections. `unique`: fields whose values, texts, no two records of the kind share; null
     is no value (`Driver.unique`). `claims`: of a kind with such, the companion kind that holds who has which value,
-    where the driver does not see to it itself.
+    where the driver does not see to it itself. `nested`: children that are addressed with their parent only, and whose
+    ids nobody repeats; a driver need not find them by id alone, nor see to it that the id is unique over all parents.
     """
 
     name: str
@@ -72,6 +78,12 @@ class Kind:
     volatile: frozenset[str] = frozenset()
     unique: tuple[str, ...] = ()
     claims: str | None = None
+    nested: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All that a stored body may consist of."""
+        return (*self.body, MANIFEST) if self.body else ()
 
     def index(self, name: str) -> Index:
         return next(index for index in self.indexes if index.name == name)
@@ -90,12 +102,14 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Rev:
-    """The version of a record: the token of the commit that wrote it. `at` is the driver's own note; `held` the
-    kernel's, of which values the record has that must be unique."""
+    """The version of a record: the token of the commit that wrote it. `at` is the driver's own note. The kernel's:
+    `held`, of which values the record has that must be unique; `manifest`, of a record whose body is in chunks: whoever
+    writes on it leaves those behind."""
 
     token: str
     at: Any = field(default=None, compare=False)
     held: Any = field(default=None, compare=False)
+    manifest: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +128,12 @@ class Stored:
 def as_int(value: FieldValue) -> int:
     """An int field's value; what is none counts as 0."""
     return value if isinstance(value, int) else 0
+
+
+def field_bytes(fields: Fields) -> int:
+    """Bytes of the texts among fields, in UTF-8."""
+    texts = [text for value in fields.values() for text in (value if isinstance(value, tuple) else (value,))]
+    return sum(len(text.encode(errors="surrogatepass")) for text in texts if isinstance(text, str))
 
 
 def added(record: Stored, deltas: Mapping[str, int], also: Fields) -> dict[str, FieldValue]:
@@ -329,6 +349,9 @@ class Driver(ABC):
     optional_indexes: bool = True
     #: The conditions that `scan` applies in full by itself, so that a page under them needs no second look for more.
     pushes: frozenset[type] = frozenset()
+    #: Bytes that one record may take, as `stored_bytes` counts them: what the store takes, less room for keys, index
+    #: entries and the like. What takes more the kernel puts into several records. None: no limit.
+    item_bytes: int | None = None
     io: Io
 
     def __init__(self, io: Io, kinds: Mapping[str, Kind], tables: Mapping[str, str]) -> None:
@@ -340,6 +363,11 @@ class Driver(ABC):
     def storage(self, kind: str) -> str:
         """The name of what holds the records of a kind: its table, unless the store divides that further."""
         return self.tables[kind]
+
+    def stored_bytes(self, put: Put) -> int:
+        """Bytes that a record would take: those of its body, and the texts among its fields. At most 4 for each
+        character of these and of the parts' names, and 8 for each part; exact up to `item_bytes`."""
+        return sum(len(name) + 4 + part.size for name, part in put.body.items()) + field_bytes(put.fields)
 
     @abstractmethod
     def address(self) -> str:

@@ -432,7 +432,22 @@ REMINDERS = Kind(
         "due_at",  # epoch seconds
     ),
     body=("what",),  # what else the sort of thing needs to be found
-    indexes=(Index("due", (), "due_at"),),
+    indexes=(Index("due", ("about",), "due_at", spread=True),),
+)
+
+
+#: A piece of a body that is too large for one record (`chunks.py`).
+CHUNKS = Kind(
+    name="chunks",
+    table="session_table_name",
+    fields=(
+        "owner",  # kind and parent of the record whose body it is; of one without a parent, kind and id
+        "place",  # generation, number, and bytes of the slice: "GENERATION.000017.1834000"
+    ),
+    body=("slice",),
+    indexes=(Index("places", ("owner",), "place", strong=True),),
+    parent="owner",
+    nested=True,
 )
 
 
@@ -459,6 +474,7 @@ KINDS = {
         SCHEDULES,
         SCHEDULE_RUNS,
         APPROVALS,
+        CHUNKS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

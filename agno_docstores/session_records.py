@@ -20,6 +20,7 @@ from agno.db.base import SessionType
 from agno.db.utils import deserialize_session
 from agno.session import AgentSession, TeamSession, WorkflowSession
 
+from agno_docstores import chunks
 from agno_docstores.codec import NULL, Json
 from agno_docstores.domains.listing import equal, label
 from agno_docstores.errors import Conflict, SessionConflictError
@@ -377,7 +378,8 @@ async def remove_rest(histories: Histories, head: Stored) -> None:
     """Finish what a deletion has begun, or remove a session that has expired, given what is left of its history."""
     session_id = head.ref.id
     if not head.fields.get("deleting"):
-        (session,) = await histories.kernel.get_many([session_ref(session_id)], expired=True)
+        (found,) = await histories.kernel.read_records([session_ref(session_id)])
+        session = chunks.noted(found) if found is not None else None
         if session is not None and not expired(session, histories.kernel.now()):
             raise Conflict([session.ref])
         head = await histories.condemn(session, head)

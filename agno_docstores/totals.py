@@ -28,13 +28,18 @@ async def add_children(kernel: Kernel, parent: Ref, puts: Sequence[Put], sums: S
     for put in puts:
         first.setdefault(put.ref.id, put)
     puts = list(first.values())
-    if not kernel.driver.atomic:
-        try:
-            failed = await kernel.write_many(puts)
-        except DocstoreError as error:
-            return [Failed(put, error) for put in puts]
-        return [failure for failure in failed if not isinstance(failure.error, Conflict)]
     failures: list[Failed] = []
+    if not kernel.driver.atomic:
+        while puts:
+            try:
+                failed = await kernel.write_many(puts)
+                return failures + [failure for failure in failed if not isinstance(failure.error, Conflict)]
+            except PayloadTooLargeError as error:
+                oversize, puts = _without_oversize(puts, error)
+                failures += oversize
+            except DocstoreError as error:
+                return failures + [Failed(put, error) for put in puts]
+        return failures
     for batch in _batches(puts):
         failures += await _commit(kernel, parent, batch, sums)
     return failures
@@ -87,13 +92,17 @@ async def _commit(kernel: Kernel, parent: Ref, puts: list[Put], sums: Sequence[s
             await kernel.transact(f"children of {parent.kind} {parent.id!r}", attempt)
             break
         except PayloadTooLargeError as error:
-            # One of them is too large for the store; the others are not to be lost for it.
-            oversize = [put for put in puts if (put.ref.kind, put.ref.id) == (error.kind, error.id)] or puts
-            failures += [Failed(put, error) for put in oversize]
-            puts = [put for put in puts if put not in oversize]
+            oversize, puts = _without_oversize(puts, error)
+            failures += oversize
         except DocstoreError as error:
             return failures + [Failed(put, error) for put in puts]
     return failures
+
+
+def _without_oversize(puts: Sequence[Put], error: PayloadTooLargeError) -> tuple[list[Failed], list[Put]]:
+    """What is too large, and the others, which are not to be lost for it."""
+    oversize = [put for put in puts if (put.ref.kind, put.ref.id) == (error.kind, error.id)] or list(puts)
+    return [Failed(put, error) for put in oversize], [put for put in puts if put not in oversize]
 
 
 def _batches(puts: Sequence[Put]) -> Iterator[list[Put]]:

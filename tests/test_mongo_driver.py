@@ -370,7 +370,9 @@ def test_requests_over_the_wire_are_those_that_the_gateway_counts(cell: Cell, st
         assert cost(lambda: db.get_session("s1", runs_limit=3)) == ["find", "find"]
         db = MongoDocstore(client, db_name=storage)
         assert cost(lambda: db.get_session("s1")) == ["find", "find"]
-        assert len(cost(lambda: db.delete_session("s1"))) <= 6
+        deletion = cost(lambda: db.delete_session("s1"))
+        # A handle's first write looks once whether the indexes are there.
+        assert len([name for name in deletion if name != "listIndexes"]) <= 6
         assert cost(lambda: db.get_session("s1")) == ["find"]
 
 

@@ -77,12 +77,8 @@ async def test_children_are_counted_once_by_their_id(db: Any, another: Callable[
 async def test_what_is_too_large_does_not_lose_the_others(cell: Cell, storage: str, runner: Any) -> None:
     from agno_docstores.conformance.plugin import Awaitable, close
 
-    db = Awaitable(cell.open(storage))
-    if cell.store == "memory":
-        db.raw.store.item_limit = 100_000
-    # More than each store takes, also when it compresses: half of a hexadecimal text is left.
-    size = {"memory": 200_000, "mongo": 17_000_000, "dynamo": 1_200_000, "firestore": 3_000_000}[cell.store]
-    large = random.Random(1).randbytes(size // 2).hex()
+    db = Awaitable(cell.open(storage, max_value_bytes=100_000))
+    large = random.Random(1).randbytes(100_000).hex()
     await with_parent(db)
     batch = [child("a"), child("large", text=large), child("b", True), child("larger", text=large + large[:50_000])]
     failed = await add(db, batch)

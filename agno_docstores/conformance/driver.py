@@ -16,6 +16,7 @@ from agno_docstores.codec import Json
 from agno_docstores.errors import Conflict, PayloadTooLargeError, StorageMissingError, UnsupportedTopologyError
 from agno_docstores.port import (
     EVERYTHING,
+    MANIFEST,
     Contains,
     Delete,
     Driver,
@@ -33,7 +34,7 @@ from agno_docstores.port import (
     Stored,
     Touch,
 )
-from agno_docstores.schema import HISTORIES, KINDS, RUNS, SESSIONS, SPANS, TRACES, VERSIONS
+from agno_docstores.schema import CHUNKS, HISTORIES, KINDS, RUNS, SESSIONS, SPANS, TRACES, VERSIONS
 
 
 async def ready(driver: Driver) -> Driver:
@@ -465,6 +466,51 @@ async def test_totals_of_children_are_exact_where_the_store_adds_up(driver: Driv
         expected[parent] = (len(own), *(sum(r.fields[name] for r in own) for name in ("errors", "duration_ms")))  # type: ignore[misc]
     assert {parent: totals for parent, totals in found.items() if totals[0]} == expected
     assert expected["t0"] == (4, 2, 40)
+
+
+async def test_every_kind_with_a_body_has_a_place_for_a_manifest(driver: Driver) -> None:
+    await ready(driver)
+    manifest = {"generation": "g", "parts": {"session_data": 1}}
+    large = replace(session("s1", user_id="u"), body={MANIFEST: Json.of(manifest)})
+    child = replace(run("r1", "s1", 0), body={MANIFEST: Json.of(manifest)})
+    (rev, *_) = await store(driver, large, child)
+    for record in await driver.get_many([large.ref, Ref("runs", "r1")]):
+        assert record is not None and record.body == {MANIFEST: Json.of(manifest)}
+    spans = (Span("sessions", "user_created", ("u",)), Span("runs", "order", ("s1",)))
+    for one in spans:
+        (record,) = await scanned(driver, one)
+        assert record.body == {MANIFEST: Json.of(manifest)}
+        (record,) = await scanned(driver, replace(one, body=False))
+        assert record.body is None
+    await driver.commit([session("s1", expect=rev, user_id="u")], "t2")
+    found = await driver.get(large.ref)
+    assert found is not None and found.body is not None and found.body.keys() == set(SESSIONS.body)
+
+
+async def test_nested_children_are_found_by_their_parent(driver: Driver) -> None:
+    """As large as the driver says that a record may be, whatever they hold; written and removed in batches."""
+    await ready(driver)
+    size = min(driver.item_bytes or 100_000, 1_000_000) - 1_000
+
+    def chunk(owner: str, number: int) -> Put:
+        fields = {"owner": owner, "place": f"g{number % 2}.{number:06d}.{size}"}
+        text = f"{number:06d}" + '"' * (size // 2) if number % 2 else "€" * (size // 3)
+        return Put(Ref("chunks", f"{owner}.{number}", owner), fields, {"slice": Json.of(text)})
+
+    puts = [chunk("o1", number) for number in range(6)] + [chunk("o2", 7)]
+    for token in ("t1", "t2"):  # once more: they may be there
+        assert await driver.write_many(puts, token) == []
+    missing = Ref("chunks", "o1.9", "o1")
+    found = await driver.get_many([*(put.ref for put in reversed(puts)), missing])
+    assert [record and record.body for record in found] == [*(put.body for put in reversed(puts)), None]
+    every = Span(CHUNKS.name, "places", ("o1",), body=False)
+    assert ids(await scanned(driver, every, 4)) == [f"o1.{number}" for number in (0, 2, 4, 1, 3, 5)]
+    one = replace(every, low="g1.", high="g1/")
+    headers = await scanned(driver, one)
+    assert [header.fields["place"] for header in headers] == [f"g1.{number:06d}.{size}" for number in (1, 3, 5)]
+    assert await driver.write_many([Delete(header.ref) for header in headers] + [Delete(missing)], "t3") == []
+    assert ids(await scanned(driver, every)) == ["o1.0", "o1.2", "o1.4"]
+    assert ids(await scanned(driver, replace(every, eq=("o2",)))) == ["o2.7"]
 
 
 async def test_an_oversize_record_is_refused_and_nothing_written(driver: Driver) -> None:

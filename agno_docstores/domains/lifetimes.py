@@ -16,6 +16,7 @@ from typing import Any
 
 from agno.db.utils import owner_key
 
+from agno_docstores import chunks
 from agno_docstores.codec import NULL, Json
 from agno_docstores.errors import Conflict, DocstoreError
 from agno_docstores.history import GRACE, WAITS, Histories, history_ref, live, session_ref
@@ -44,8 +45,9 @@ class SweepFailure:
 class SweepReport:
     """What a sweep removed, or would remove (`dry_run`).
 
-    `sessions`: how many; `runs`: how many of theirs. `bytes`: of the JSON text of both, uncompressed and without what a
-    store adds. `seconds`: how long it took. `failures`: what could not be removed; the next sweep tries again.
+    `sessions`: how many; `runs`: how many of theirs. `bytes`: of the JSON text of both, and of pieces of large values
+    without their record, uncompressed and without what a store adds. `seconds`: how long it took. `failures`: what
+    could not be removed; the next sweep tries again.
     """
 
     dry_run: bool
@@ -72,8 +74,10 @@ class Found:
 
     @property
     def size(self) -> int:
-        body = (self.session.body or {}).values() if self.session is not None else ()
-        return sum(len(part.text.encode()) for part in body) + sum(as_int(run.fields.get("size")) for run in self.runs)
+        body = self.session.body or {} if self.session is not None else {}
+        large = self.session.rev.manifest if self.session is not None else None
+        own: int = large.size if large is not None else sum(part.size for part in body.values())
+        return own + sum(as_int(run.fields.get("size")) for run in self.runs)
 
 
 @dataclass(slots=True)
@@ -164,16 +168,20 @@ class Lifetimes:
                 for session_id in ids:
                     found = await self._expired(session_id)
                     session = found.session if found is not None else None
-                    if session is not None and readable(session, whose) and session.ref.id not in seen:
-                        seen.add(session.ref.id)
-                        sessions.append(to_session(session, None, None))
+                    if session is None or not readable(session, whose) or session_id in seen:
+                        continue
+                    seen.add(session_id)
+                    (whole,) = await self.kernel.get_many([session.ref], expired=True)
+                    if whole is not None:
+                        sessions.append(to_session(whole, None, None))
                 if cursor is None:
                     break
         return sessions[:limit]
 
     async def sweep(self, limit: int | None = None, *, dry_run: bool = False) -> SweepReport:
-        """Remove the sessions that have expired, with their runs; what the store's own reaper has left of others; and
-        whatever an interrupted sweep or deletion of such has left.
+        """Remove the sessions that have expired, with their runs; what the store's own reaper has left of others;
+        whatever an interrupted sweep or deletion of such has left; and the pieces of large values, of whatever kind,
+        that a writer who was killed, or a deletion, left without their record.
 
         At most `limit` sessions. `dry_run`: nothing is written, the report says what would be removed. Any number of
         processes may sweep at once, and be killed: what one has begun, the next sweep goes on with, after some minutes
@@ -188,6 +196,8 @@ class Lifetimes:
         sweep = _Sweep(limit, dry_run)
         for query in self._queries():
             await self._sweep(sweep, query)
+        if not dry_run:
+            await self._collect(sweep)
         return SweepReport(
             dry_run,
             sweep.sessions,
@@ -197,10 +207,30 @@ class Lifetimes:
             tuple(sweep.failures),
         )
 
+    async def _collect(self, sweep: _Sweep) -> None:
+        """Remove the pieces of large values that have lost their head."""
+        query = due(self.kernel.now(), about=chunks.ABOUT)
+        cursor: Any = None
+        while True:
+            try:
+                records, cursor = await self.kernel.stretch(query, cursor, PAGE)
+            except DocstoreError as error:
+                log.error("sweep: what is due could not be looked up: %s", error)
+                sweep.failures.append(SweepFailure(None, error))
+                return
+            for record in records:
+                try:
+                    sweep.bytes += (await chunks.collect(self.kernel, record)).bytes
+                except DocstoreError as error:
+                    log.error("sweep: pieces of a large value not removed: %s", error)
+                    sweep.failures.append(SweepFailure(None, error))
+            if cursor is None:
+                return
+
     def _queries(self) -> list[Query]:
         """Where to look: at the reminders that are due; and at the sessions that were last written longer ago than a
         life, among which are those that were never given an expiry."""
-        queries = [due(self.kernel.now(), sessions_only=True)]
+        queries = [due(self.kernel.now(), about=SESSIONS.name)]
         if self.histories.life is not None:
             old = Range("touched_at", None, self.kernel.now() - self.histories.life)
             queries.append(Query(SESSIONS, (old,), "touched_at"))
@@ -256,7 +286,11 @@ class Lifetimes:
     async def _expired(self, session_id: str, *, settle: bool = False, reminding: Stored | None = None) -> Found | None:
         """A session with all that is left of it, if it has expired; else None, and with `settle` it gets the expiry and
         the reminder that are due to it. Raises `Conflict` where it changes meanwhile."""
-        session, head = await self.kernel.get_many([session_ref(session_id), history_ref(session_id)], expired=True)
+        # A large body is not put together: what is to be removed need not be whole.
+        refs = [session_ref(session_id), history_ref(session_id)]
+        session, head = (
+            chunks.noted(record) if record is not None else None for record in await self.kernel.read_records(refs)
+        )
         now, life = self.kernel.now(), self.histories.life
         alive = session is not None and not expired(session, now)
         if head is None:

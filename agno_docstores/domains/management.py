@@ -233,7 +233,7 @@ class Management:
         await self._each(purge, Query(SESSIONS, (Eq("user_id", whose),), "created_at"), self._purge_session)
         interrupted = (Eq("uncounted", True), Eq("user_id", whose), Eq("deleting", True))
         await self._each(purge, Query(HISTORIES, interrupted, "incarnation"), self._purge_session)
-        await self._each(purge, due(self.kernel.now(), sessions_only=True), self._purge_expired, body=True)
+        await self._each(purge, due(self.kernel.now(), about=SESSIONS.name), self._purge_expired, body=True)
         for kind, name in OWNED:
             index = next(index for index in kind.indexes if index.eq == (name,))
             remove = self._purge_trace if kind is TRACES else self._purge_record
@@ -288,7 +288,7 @@ class Management:
     async def _purge_expired(self, purge: _Purge, reminding: Stored) -> None:
         """A session that may have expired, which no read shows any more."""
         session_id = str(reminding.fields["target"])
-        session, head = await self.kernel.get_many([session_ref(session_id), history_ref(session_id)], expired=True)
+        session, head = await self.kernel.read_records([session_ref(session_id), history_ref(session_id)])
         if head is None or (session is not None and not expired(session, self.kernel.now())):
             return
         if head.fields.get("user_id") != purge.user_id:

@@ -31,7 +31,7 @@ from agno_docstores.domains.owned import belongs_to, owner, raise_for, remove
 from agno_docstores.errors import Conflict, DocstoreError, OwnershipError
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
-from agno_docstores.port import Condition, Delete, Expect, FieldValue, Has, Put, Ref, Rev, Stored
+from agno_docstores.port import Condition, Expect, FieldValue, Has, Put, Ref, Rev, Stored
 from agno_docstores.schema import MEMORIES
 
 log = logging.getLogger("agno_docstores")
@@ -306,7 +306,7 @@ class Memories:
         """Delete every memory of everybody. Headers are read, and deleted in batches. Raises if one cannot be deleted;
         repeating the call goes on. On DynamoDB, a memory saved in the last moments may not be seen, and stay."""
         memories = await self.kernel.page(Query(MEMORIES), body=False)
-        failed = await self.kernel.write_many(Delete(memory.ref) for memory in memories)
+        failed = await self.kernel.remove(memories)
         raise_for({failure.write.ref.id: failure.error for failure in failed}, "removed")
 
 

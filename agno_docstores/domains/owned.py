@@ -40,13 +40,13 @@ async def remove(kernel: Kernel, kind: Kind, ids: Sequence[str], user_id: Any = 
 
     async def attempt(fresh: bool) -> None:
         nonlocal pending
-        there = [record for record in await kernel.get_many(pending) if record]
+        there = [record for record in await kernel.headers(pending) if record]
         found = [record for record in there if belongs_to(record, user_id)]
         for record in there:
             if record not in found:
                 log.warning("%s %r was not removed: user %r does not own it", kind.name, record.ref.id, user_id)
         if user_id is None:
-            failed = await kernel.write_many(Delete(record.ref) for record in found)
+            failed = await kernel.remove(found)
             errors = [(failure.write.ref, failure.error) for failure in failed]
         else:
             writes = [Delete(record.ref, record.rev) for record in found]

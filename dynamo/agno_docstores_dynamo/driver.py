@@ -22,6 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agno_docstores import keys
+from agno_docstores.codec import packed_size
 from agno_docstores.errors import (
     Conflict,
     DocstoreError,
@@ -57,6 +58,7 @@ from agno_docstores.port import (
     Touch,
     Write,
     added,
+    field_bytes,
     looks_at,
 )
 from agno_docstores_dynamo.connection import Connection
@@ -65,6 +67,7 @@ from agno_docstores_dynamo.layout import (
     ABOVE_NULL,
     BATCH_READS,
     BATCH_WRITES,
+    BODY_BYTES,
     CHANGES,
     ITEM_BYTES,
     TRANSACTION_BYTES,
@@ -166,6 +169,7 @@ class DynamoDriver(Driver):
     store = "dynamo"
     atomic = True
     implicit_tables = False
+    item_bytes = BODY_BYTES
     optional_indexes = False  # they would bill every run again
     pushes = frozenset({Eq, Has, Range, NotIn, In, Contains})
 
@@ -196,6 +200,10 @@ class DynamoDriver(Driver):
         self._layouts = {
             name: Layout(kind, tables[name], shards=listing_shards, compress=compress) for name, kind in kinds.items()
         }
+
+    def stored_bytes(self, put: Put) -> int:
+        compress = self._layouts[put.ref.kind].compress
+        return packed_size(put.body, BODY_BYTES, compress=compress) + field_bytes(put.fields)
 
     def address(self) -> str:
         return self._address
@@ -315,7 +323,7 @@ class DynamoDriver(Driver):
                         further[i] = there
                 elif item is not None and item.get("id") == {"S": refs[i].id}:
                     found[i] = layout.decode(item)
-                elif layout.kind.parent is not None:
+                elif layout.claimed:
                     # Moved since the caller, or the claim, said where it is: ask the claim (again).
                     missed[i], further[i] = place, None
             looking = further
@@ -372,7 +380,7 @@ class DynamoDriver(Driver):
         if parts is None:
             words = Expressions()
             names = dict.fromkeys(name for kind in sorted(kinds) for name in self._layouts[kind].header_attributes)
-            if any(self._layouts[kind].kind.parent is not None for kind in kinds):
+            if any(self._layouts[kind].claimed for kind in kinds):
                 names.update(dict.fromkeys(("at", "place")))
             text = ", ".join(words.path(name) for name in (*names, "body"))
             parts = {"ConsistentRead": self._consistent, **words.arguments(ProjectionExpression=text)}
@@ -440,7 +448,7 @@ class DynamoDriver(Driver):
             return Before()
         layout = self._layouts[write.ref.kind]
         # A record without a parent is where its id says; that it has no aliases is a condition of the write.
-        return Before(layout.place(write.ref), plain=layout.aliased) if layout.kind.parent is None else None
+        return None if layout.claimed else Before(layout.place(write.ref), plain=layout.aliased)
 
     async def _look(self, writes: Sequence[Write], befores: list[Before | None]) -> None:
         unknown = [i for i, before in enumerate(befores) if before is None]
@@ -508,7 +516,7 @@ class DynamoDriver(Driver):
         steps = [Step(number, "Delete", layout.table, {"Key": key(place.pk, place.sk), **self._expected(before)})]
         for alias in range(1, place.aliases + 1):
             steps.append(Step(number, "Delete", layout.table, {"Key": alias_key(place, alias)}))
-        if layout.kind.parent is not None:
+        if layout.claimed:
             condition = self._claim_condition(before)
             steps.append(
                 Step(number, "Delete", layout.table, {"Key": layout.claim_key(write.ref.id), **condition}, claim=True)
@@ -543,7 +551,7 @@ class DynamoDriver(Driver):
 
         steps = [update(key(place.pk, place.sk), before)]
         steps += [update(alias_key(place, alias), None) for alias in range(1, place.aliases + 1)]
-        if layout.kind.parent is not None:
+        if layout.claimed:
             steps.append(update(layout.claim_key(write.ref.id), None, claim=True))
         return steps, Rev(token, replace(place, expires_at=write.expires_at))
 
@@ -631,15 +639,15 @@ class DynamoDriver(Driver):
     # --- Batches ----------------------------------------------------------------------------------------------------
 
     async def write_many(self, writes: Sequence[Write], token: str) -> list[Failed]:
-        """Deletes, and puts of records without a parent, go 25 to a request; claims, conditionally, 100 to a request;
-        puts of children as transactions of at most 33. Where a kind may have aliases, the records are looked at first.
+        """Deletes, and puts of records without a claim, go 25 to a request; claims, conditionally, 100 to a request;
+        puts of others as transactions of at most 33. Where a kind may have aliases, the records are looked at first.
         """
         last = {(write.ref.kind, write.ref.id): write for write in writes}
         if len(last) < len(writes):
             writes = list(last.values())  # a batch must not name an item twice; the last one wins
         loose = [write for write in writes if write.expect is Expect.ANY]
         deletes = [write for write in loose if isinstance(write, Delete)]
-        puts = [w for w in loose if isinstance(w, Put) and self._layouts[w.ref.kind].kind.parent is None]
+        puts = [w for w in loose if isinstance(w, Put) and not self._layouts[w.ref.kind].claimed]
         batched = {id(write) for write in (*deletes, *puts)}
         single = [write for write in writes if id(write) not in batched]
         grouped = [single[start : start + 33] for start in range(0, len(single), 33)]
@@ -678,7 +686,7 @@ class DynamoDriver(Driver):
         claims = {
             i: self._claim_removal(i, write.ref, places[i])
             for i, write in enumerate(writes)
-            if i in places and isinstance(write, Delete) and self._layouts[write.ref.kind].kind.parent is not None
+            if i in places and isinstance(write, Delete) and self._layouts[write.ref.kind].claimed
         }
         for i, reason in (await self._remove_claims(claims, token)).items():
             failed[i] = Failed(writes[i], reason)

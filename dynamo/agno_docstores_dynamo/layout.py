@@ -7,7 +7,7 @@ One table shape serves every kind. An item is one of three:
 - an *alias*: one more index entry of a record that a multi-valued field (a session's components) puts into an index
   more than once. It holds the header and index keys only, lies in the record's partition and is written with it.
 - a *claim*: says where the child with an id is (`at`, `place`: its keys). It makes ids unique over all parents, and
-  serves the lookup by id alone.
+  serves the lookup by id alone; nested kinds do without.
 
 Invariants: an item's key is a function of the record's identity (and order); texts in keys are `keys.encode`d, so
 nothing of a caller can leave its place; the real id is kept in `id`. A null field is not stored. `head` holds the
@@ -51,6 +51,7 @@ Value = dict[str, Any]  # a typed attribute value: {"S": "text"}
 Item = dict[str, Value]
 
 ITEM_BYTES = 409_600
+BODY_BYTES = 360_000  # of a record's body and texts: the rest is left to names, keys and index entries
 TRANSACTION_ITEMS, TRANSACTION_BYTES = 100, 4 * 1024 * 1024
 BATCH_READS, BATCH_WRITES = 100, 25
 SLOTS = 8  # secondary indexes gsi1..gsi8, shared by all kinds; DynamoDB takes 20 a table
@@ -235,7 +236,7 @@ def last_scalar(text: str, back: int = 1) -> Scalar:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A record as items: its place, itself, its aliases, and its claim if it is a child."""
+    """A record as items: its place, itself, its aliases, and its claim if its kind has such."""
 
     place: Place
     item: Item
@@ -266,6 +267,8 @@ class Layout:
         self.aliased = any(kind.multi & set(index.eq) for index in weak)
         #: An index over all records, if there is one.
         self.listing = next((index for index in weak if not index.eq), None)
+        #: Whether records of this kind have claims.
+        self.claimed = kind.parent is not None and not kind.nested
         self.prefix = keys.encode((kind.name,))
         kept = [index for _, index in self.slots.values()] + [i for i in (self.changes,) if i is not None]
         #: The fields that are part of some key.
@@ -329,7 +332,7 @@ class Layout:
             item["lsi"] = {"S": self.prefix + keys.encode((None if isinstance(sort, tuple) else sort, id))}
         if place.aliases:
             item["aliases"] = {"N": str(place.aliases)}
-        body = {name: put.body[name] for name in kind.body if name in put.body}
+        body = {name: put.body[name] for name in kind.parts if name in put.body}
         if body:
             packed = pack(body, compress=self.compress)
             item["body"] = {"B": packed} if isinstance(packed, bytes) else {"S": packed}
@@ -337,7 +340,7 @@ class Layout:
             {**alias_key(place, number), **common, **self._slot_keys(entries, number)}
             for number in range(1, place.aliases + 1)
         ]
-        return Encoded(place, item, extra, self._claim(put, place) if kind.parent is not None else None)
+        return Encoded(place, item, extra, self._claim(put, place) if self.claimed else None)
 
     def _record_key(self, ref: Ref, fields: Fields) -> tuple[str, str]:
         if self.kind.parent is None:

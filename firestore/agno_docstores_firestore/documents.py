@@ -40,6 +40,7 @@ from agno_docstores.port import Fields, FieldValue, Index, Kind, Put, Ref, Rev, 
 # https://cloud.google.com/firestore/quotas
 MAX_DOCUMENT: Final = 1_048_576
 MAX_VALUE: Final = 1_048_487
+ITEM_BYTES: Final = 1_000_000  # of a record's body and texts: the rest is left to names and index texts
 MAX_ID: Final = 1_500
 MAX_INDEXED: Final = 1_500
 
@@ -179,7 +180,7 @@ def fill(document: Any, kind: Kind, put: Put, token: str, *, compress: bool) -> 
         else:
             for slot, text in entry.items():
                 fields[name].map_value.fields[slot].string_value = text
-    parts = {name: put.body[name] for name in kind.body if name in put.body}
+    parts = {name: put.body[name] for name in kind.parts if name in put.body}
     if parts:
         _encode(fields[BODY], pack(parts, compress=compress))
     _check_size(document, put.ref)

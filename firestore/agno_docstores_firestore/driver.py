@@ -30,6 +30,7 @@ from google.api_core import exceptions as gcp
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore_v1 import types
 
+from agno_docstores.codec import packed_size
 from agno_docstores.errors import (
     Conflict,
     PayloadTooLargeError,
@@ -56,6 +57,7 @@ from agno_docstores.port import (
     Touch,
     Write,
     added,
+    field_bytes,
 )
 from agno_docstores_firestore import documents
 from agno_docstores_firestore.clients import Clients
@@ -93,6 +95,7 @@ class FirestoreDriver(Driver):
     implicit_tables = False
     optional_indexes = True
     pushes = frozenset()
+    item_bytes = documents.ITEM_BYTES
 
     def __init__(
         self,
@@ -109,6 +112,9 @@ class FirestoreDriver(Driver):
         self.collections = documents.collections(kinds, tables)
         self._compress = compress
         self._answered = False
+
+    def stored_bytes(self, put: Put) -> int:
+        return packed_size(put.body, documents.ITEM_BYTES, compress=self._compress) + field_bytes(put.fields)
 
     def address(self) -> str:
         return str(self.clients.place)

@@ -47,7 +47,7 @@ from agno_docstores.port import (
     is_insert,
 )
 from agno_docstores_mongo.clients import Clients, Place
-from agno_docstores_mongo.layout import ITEM_LIMIT, PUSHES, Change, Layout
+from agno_docstores_mongo.layout import ITEM_LIMIT, PUSHES, ROOM, Change, Layout
 from agno_docstores_mongo.translation import DUPLICATE, is_unauthorized, of_code
 from agno_docstores_mongo.values import encode_field
 
@@ -62,6 +62,7 @@ class MongoDriver(Driver):
     implicit_tables = True
     unique = True
     pushes = PUSHES
+    item_bytes = ITEM_LIMIT - ROOM
 
     def __init__(
         self, io: Io, kinds: Mapping[str, Kind], tables: Mapping[str, str], clients: Clients, place: Place

@@ -55,6 +55,7 @@ Filter = dict[str, Any]
 REV = "_rev"
 EXPIRES = "_expires_at"  # not a declared name of any kind; `expires_at` is one
 ITEM_LIMIT = 16 * 1024 * 1024 - 64 * 1024  # bytes: the server's 16 MiB, less a command around it and the other record
+ROOM = 1_000_000  # bytes of that which one record leaves to others that share its document
 _LOOK_CLOSER = 2_000_000  # characters of JSON from which on a document is measured before it is sent
 #: The conditions that `matching` expresses completely. `Contains` would take a regular expression.
 PUSHES: frozenset[type] = frozenset({Eq, Has, Range, In, NotIn})
@@ -89,7 +90,7 @@ class Shape:
         kind = self.kind
         try:
             fields = {name: decode_field(record.get(name)) for name in kind.fields}
-            parts = {name: decode(record[name]) for name in kind.body if name in record} if body else None
+            parts = {name: decode(record[name]) for name in kind.parts if name in record} if body else None
             expires_at = decode_time(record.get(EXPIRES))
         except ValueError as error:
             raise CorruptRecordError(kind.name, id, str(error)) from error
@@ -105,14 +106,14 @@ class Shape:
             for name in self.kind.fields
             if (value := put.fields.get(name)) is not None or name not in self.kind.unique
         }
-        document.update((name, turn(put.body[name])) for name in self.kind.body if name in put.body)
+        document.update((name, turn(put.body[name])) for name in self.kind.parts if name in put.body)
         document[REV] = token
         if put.expires_at is not None:
             document[EXPIRES] = encode_time(put.expires_at)
         return document
 
     def names(self) -> tuple[str, ...]:
-        return (*self.kind.fields, *self.kind.body, REV, EXPIRES)
+        return (*self.kind.fields, *self.kind.parts, REV, EXPIRES)
 
 
 @dataclass(frozen=True, slots=True)

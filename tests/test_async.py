@@ -1,0 +1,175 @@
+"""What an async store owes its event loop: it does not hold it up, and a task that is cancelled leaves nothing behind.
+
+How long the loop was held is measured as CPU time of its own thread between two turns of it, which other processes do
+not lengthen; that nothing waits on it otherwise is seen from the turns that it makes meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from agno.models.message import Message
+
+from agno_docstores.conformance.plugin import Awaitable as Handle
+from agno_docstores.conformance.plugin import close
+from agno_docstores.conformance.runs import run_ids
+from agno_docstores.conformance.sessions import agent_session, run_of
+from tests.faults import places
+
+#: Milliseconds that nothing may hold the loop.
+MOST = 20
+ASYNC = pytest.mark.cells(
+    "memory-async", "mongo-async-secantus", "dynamo-async-local", "dynamo-threads-local", "firestore-async-google"
+)
+
+
+class Heartbeat:
+    """Counts the turns of a loop, and the longest CPU time of its thread between two of them, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.turns = 0
+        self.longest = 0.0
+
+    async def __aenter__(self) -> Heartbeat:
+        self._task = asyncio.create_task(self._beat())
+        await asyncio.sleep(0)
+        self.turns, self.longest = 0, 0.0
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.sleep(0)
+        self._task.cancel()
+
+    async def _beat(self) -> None:
+        last = time.thread_time()
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            self.turns += 1
+            self.longest = max(self.longest, 1000 * (now - last))
+            last = time.thread_time()
+
+
+async def held(work: Callable[[], Awaitable[Any]], tries: int = 3) -> float:
+    """How long some work holds the loop: the best of a few tries, for a garbage collection is nobody's fault."""
+    longest = []
+    for _ in range(tries):
+        async with Heartbeat() as heartbeat:
+            await work()
+        longest.append(heartbeat.longest)
+    return min(longest)
+
+
+def turn(number: int) -> Any:
+    """A run of some 4 KB."""
+    messages = [
+        Message(role="user", content=f"q{number} " + "word " * 300),
+        Message(role="assistant", content="a " * 1200),
+    ]
+    return run_of(f"r{number:03}", status="COMPLETED", messages=messages)
+
+
+@ASYNC
+async def test_a_long_history_does_not_hold_the_loop(db: Any) -> None:
+    await db.upsert_session(agent_session("s1", user_id="u"))
+    for number in range(300):
+        await db.upsert_run(turn(number), "s1", "u")
+    session = await db.get_session("s1")
+
+    async def cold() -> None:
+        db.clear_cache()
+        await db.get_session("s1")
+
+    work: dict[str, Callable[[], Awaitable[Any]]] = {
+        "read cold": cold,
+        "read warm": lambda: db.get_session("s1"),
+        "read as rows": lambda: db.get_session("s1", deserialize=False),
+        "save": lambda: db.upsert_session(session),
+        "save a run": lambda: db.upsert_run(turn(7), "s1", "u"),
+        "list runs": lambda: db.get_runs(session_id="s1", deserialize=False),
+        "messages": lambda: db.get_messages("s1"),
+    }
+    found = {name: round(await held(one), 1) for name, one in work.items()}
+    print(f"\nlongest hold of the loop, ms of CPU: {found}")
+    assert max(found.values()) <= MOST, found
+
+
+class Cancels:
+    """A hook of the gateway that cancels the task at its n-th call: while it is made, or when the answer is there."""
+
+    def __init__(self, at: int, *, after: bool) -> None:
+        self.at, self.late, self.count, self.struck = at, after, 0, False
+
+    def before(self, operation: str) -> None:
+        self.count += 1
+        if self.count == self.at and not self.late:
+            self._strike()
+
+    def after(self, operation: str) -> None:
+        if self.count == self.at and self.late:
+            self._strike()
+
+    def _strike(self) -> None:
+        self.struck = True
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_soon(task.cancel)  # when it waits, as others' cancellations come
+
+
+async def save_run(db: Any) -> None:
+    await db.upsert_run(run_of("new", status="COMPLETED"), "s1", "u")
+
+
+async def save_state(db: Any) -> None:
+    await db.update_session_data("s1", set={"n": 1}, user_id="u")
+
+
+async def delete(db: Any) -> None:
+    await db.delete_session("s1", user_id="u")
+
+
+async def seen(db: Any) -> Any:
+    row = await db.get_session("s1", deserialize=False)
+    return None if row is None else (row["session_data"], [run["run_id"] for run in row["runs"]])
+
+
+# The memory store never waits, so nothing in it can be cancelled.
+@pytest.mark.cells("mongo-async-secantus", "dynamo-async-moto", "dynamo-threads-local", "firestore-async-embedded")
+@pytest.mark.parametrize("operation", [save_run, save_state, delete])
+async def test_a_cancelled_task_leaves_no_lock_and_no_half_write(
+    cell: Any, runner: Any, operation: Callable[[Any], Awaitable[None]]
+) -> None:
+    expected: Any = None
+    for late in (False, True):
+        for at in places(cell, "none" if cell.store != "dynamo" else "crash after", 40):
+            hook = Cancels(at, after=late)
+            with cell.storage() as name:
+                db, reader = Handle(cell.open(name)), Handle(cell.open(name))
+                await db.upsert_session(agent_session("s1", user_id="u", session_data={"n": 0}))
+                await db.upsert_run(run_of("r1", status="COMPLETED"), "s1", "u")
+                before = await seen(reader)
+                db.io.hooks.append(hook)
+                task = asyncio.create_task(operation(db))  # type: ignore[arg-type]
+                await asyncio.wait([task])
+                db.io.hooks.clear()
+                if not task.cancelled():  # it came to no other point where it could be
+                    assert task.exception() is None and (hook.late or not hook.struck)
+                between = await seen(reader)
+                # The same handle goes on, and nothing that the task held is in its way.
+                await asyncio.wait_for(operation(db), 60)
+                after = await seen(reader)
+                expected = expected or (after,)
+                assert (after,) == expected, f"call {at}"
+                assert between in (before, after) if task.cancelled() else between == after, f"call {at}"
+                if operation is save_run:
+                    assert await run_ids(db) == ["r1", "new"]
+                await close(db.raw)
+                await close(reader.raw)
+            if not hook.struck:
+                break
+        else:
+            raise AssertionError("more calls than that")

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.large import *  # noqa: F403
