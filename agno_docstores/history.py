@@ -402,6 +402,11 @@ class Histories:
         elsewhere, session_id = home != session_id, home
         if elsewhere:
             session, head = await self.heads(session_id)
+        elif existing is not None and existing.fields["session_id"] != session_id:
+            # A tombstone, from which other processes learn of the deletion: nobody else may take it away.
+            _, left = await self.heads(str(existing.fields["session_id"]))
+            if left is not None and not _owned_or_free(left, user_id):
+                raise OwnershipError("run", run_id, user_id)
         if head is None or head.fields.get("deleting"):
             raise SessionNotFoundError(session_id)
         if self._is_mortal(head):

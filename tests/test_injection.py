@@ -54,10 +54,8 @@ async def test_what_is_no_text_is_refused_or_finds_nothing(db: Any) -> None:
     asked = list(filters())
     assert {"get_sessions", "get_runs", "get_user_memories", "search_learnings", "get_traces"} <= {n for n, _ in asked}
     for number, (name, parameter) in enumerate(asked):
-        method = inspect.signature(getattr(Docstore, name)).parameters
-        needed = {
-            key: value for key, value in NEEDED.items() if key in method and method[key].default is inspect._empty
-        }
+        parameters = inspect.signature(getattr(Docstore, name)).parameters.values()
+        needed = {p.name: NEEDED[p.name] for p in parameters if p.name in NEEDED and p.default is p.empty}
         for operator in (OPERATORS[0], OPERATORS[number % len(OPERATORS)]):
             try:
                 answer = await getattr(db, name)(**{**needed, parameter: operator})

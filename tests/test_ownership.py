@@ -4,6 +4,7 @@ what a refusal tells."""
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -109,3 +110,17 @@ async def test_a_refusal_names_what_was_asked_for_and_nothing_else(db: Any) -> N
             refused.append((caught.value.kind, caught.value.id, caught.value.user_id))
     session, run = ("session", "s1", STRANGER), ("run", "r3", STRANGER)
     assert refused == [session] * 4 + [run] * 2
+
+
+async def test_the_id_of_anothers_deleted_run_is_not_to_be_had(db: Any, another: Callable[[], Any]) -> None:
+    """It is what tells the owner's other processes of the deletion."""
+    await conversations(db)
+    other = another()
+    assert [run.run_id for run in (await other.get_session("s2")).runs] == ["r3"]
+    await db.delete_run("r3")
+    with pytest.raises(OwnershipError):
+        await db.upsert_run(run_of("r3"), OWN, STRANGER)
+    assert (await other.get_session("s2")).runs == []
+    await db.delete_session("s2")
+    await db.upsert_run(run_of("r3"), OWN, STRANGER)
+    assert [run.run_id for run in (await other.get_session(OWN)).runs] == ["r3"]
