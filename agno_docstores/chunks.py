@@ -27,7 +27,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from agno_docstores import keys
-from agno_docstores.codec import Json
+from agno_docstores.codec import LONG, Json
 from agno_docstores.errors import (
     Conflict,
     CorruptRecordError,
@@ -58,7 +58,7 @@ log = logging.getLogger("agno_docstores")
 
 MAX_VALUE_BYTES = 64_000_000  # of one body's JSON text, unless told otherwise
 SLICE_BYTES = 1_000_000  # of one chunk, at most, where the store takes more: they are handled one batch at a time
-BATCH_BYTES = 2_000_000  # of chunks that are written, or read, at once
+BATCH_BYTES = 1_000_000  # of chunks that are written, or read, at once
 LEASE = 3_600  # seconds after which a writer who has not stored the head gives up
 GRACE = 2 * LEASE  # seconds after which nobody can be about to store the head; clocks may differ by the rest
 CHECK = 30 * 86_400  # seconds from one look at a head that has its chunks to the next
@@ -150,6 +150,10 @@ def cut(kernel: Kernel, writes: Sequence[Write]) -> dict[int, Cut]:
     }
 
 
+def _are_long(writes: Iterable[Write]) -> bool:
+    return sum(len(part.text) for w in writes if isinstance(w, Put) for part in w.body.values()) >= LONG
+
+
 def _is_large(kernel: Kernel, put: Put) -> bool:
     limit = kernel.driver.item_bytes
     if limit is None or not put.body or put.ref.kind in (CHUNKS.name, REMINDERS.name):
@@ -217,7 +221,7 @@ async def commit(kernel: Kernel, writes: Sequence[Write]) -> list[Rev | None]:
     """A commit of the kernel's, with the bodies that are too large for one record in chunks. What has none, and
     replaces none, is passed on as it is."""
     check_sizes(kernel, writes)
-    cuts = cut(kernel, writes)
+    cuts = await kernel.io.work(_are_long(writes), cut, kernel, writes)
     loose = [
         write.expect.manifest
         for write in writes
@@ -249,7 +253,7 @@ async def commit(kernel: Kernel, writes: Sequence[Write]) -> list[Rev | None]:
 async def write_many(kernel: Kernel, writes: Sequence[Write]) -> list[Failed]:
     """The same for unordered writes, each by itself. What a put replaces is not known here: the reminders tell."""
     check_sizes(kernel, writes)
-    cuts = cut(kernel, writes)
+    cuts = await kernel.io.work(_are_long(writes), cut, kernel, writes)
     if not cuts:
         return await kernel.write_records(writes)
     await _store(kernel, list(cuts.values()))
@@ -265,7 +269,8 @@ async def _store(kernel: Kernel, cuts: Sequence[Cut]) -> None:
     started = kernel.io.now()
     _all_stored(await kernel.write_records([_reminder(one, int(started) + GRACE) for one in cuts]))
     for one in cuts:
-        for batch in one.batches():
+        batches = one.batches()
+        while batch := await kernel.io.work(True, next, batches, None):
             _all_stored(await kernel.write_records(batch))
     if kernel.io.now() - started > LEASE:
         took = f"the chunks of {cuts[0].put.ref.kind} {cuts[0].put.ref.id!r} took more than {LEASE} s"
@@ -353,8 +358,8 @@ def noted(record: Stored) -> Stored:
 async def whole(kernel: Kernel, record: Stored | None) -> Stored | None:
     """A record as read, with its body; as it is now, where it has changed meanwhile. None: it is gone.
 
-    1 request for each 2 MB of a body that is in chunks, else none. Raises `CorruptRecordError` for a body that is not
-    all there.
+    1 request for each megabyte of a body that is in chunks, else none. Raises `CorruptRecordError` for a body that is
+    not all there.
     """
     looks = 0
     for _ in range(RESTARTS):

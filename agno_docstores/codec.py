@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from typing import Any
 
 from agno.db.utils import CustomJSONEncoder
@@ -25,7 +26,12 @@ _UNFIT = "which cannot be stored as JSON"
 _COMPRESSED = b"z"
 _LEAVES = frozenset({str, int, float, bool, type(None)})
 _encoder: json.JSONEncoder = CustomJSONEncoder()
+_decoder = json.JSONDecoder()
 _STEP = 100_000  # characters that are compressed at a time
+#: Characters of JSON text, or of what becomes such, from which on to work on it takes milliseconds: then it is for
+#: `Io.work`. An item that is no text counts as so many.
+LONG, _ITEM = 250_000, 10
+LONG_PACKED = 30_000  # bytes of what `pack` makes of such
 
 
 class Json:
@@ -121,7 +127,46 @@ def unpack(packed: str | bytes) -> dict[str, Json]:
             packed = zlib.decompress(packed[1:]).decode()
         except zlib.error as error:
             raise ValueError(str(error)) from error
-    return {name: Json.parsed(value) for name, value in json.loads(packed).items()}
+    return dict(_parts(packed))
+
+
+def _parts(packed: str) -> Iterable[tuple[str, Json]]:
+    """The parts of a packed body: their texts as they are, once it is seen that they are JSON."""
+    place, end = 1, len(packed) - 1
+    if packed[:1] != "{" or packed[-1:] != "}":
+        raise ValueError("no object")
+    while place < end:
+        name, place = _decoder.raw_decode(packed, place)
+        if not isinstance(name, str) or packed[place] != ":":
+            raise ValueError(f"no name of a part before character {place}")
+        start = place + 1
+        _, place = _decoder.raw_decode(packed, start)
+        yield name, Json(packed[start:place])
+        if place < end and packed[place] != ",":
+            raise ValueError(f"no end of a part at character {place}")
+        place += 1
+
+
+def is_long(value: Any) -> bool:
+    """Whether a value that is to be stored makes long JSON text. Looks at no more of it than is needed to tell."""
+    weight, pending = 0, [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, str | bytes):
+            weight += len(item)
+        elif isinstance(item, dict):
+            weight += _ITEM * len(item)
+            pending += item.values() if len(item) * _ITEM < LONG else ()
+        elif isinstance(item, list | tuple):
+            weight += _ITEM * len(item)
+            pending += item if len(item) * _ITEM < LONG else ()
+        elif hasattr(item, "__dict__") and not isinstance(item, type | Enum):
+            pending.append(vars(item))
+        if weight >= LONG:
+            return True
+        if len(pending) > LONG:
+            return True
+    return False
 
 
 def _too_deep(value: Any) -> bool:

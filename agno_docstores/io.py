@@ -122,6 +122,11 @@ class Io:
         """Their results in order; concurrently where the gateway can, one after the other where it cannot."""
         raise NotImplementedError
 
+    async def work(self, long: bool, fn: Callable[..., T], *args: Any) -> T:
+        """The result of a function that computes; if for `long`, in a worker thread where there is an event loop that
+        it would hold up, else in place."""
+        return fn(*args)
+
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
         """Mutual exclusion by key within this gateway. A help against contention, never what correctness rests on."""
         raise NotImplementedError
@@ -189,6 +194,9 @@ class AsyncIo(Io):
 
     async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
         return list(await asyncio.gather(*awaitables))
+
+    async def work(self, long: bool, fn: Callable[..., T], *args: Any) -> T:
+        return await asyncio.to_thread(fn, *args) if long else fn(*args)
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from agno.db.utils import deserialize_session
 from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores import chunks
-from agno_docstores.codec import NULL, Json
+from agno_docstores.codec import LONG, NULL, Json, is_long
 from agno_docstores.domains.listing import equal, label
 from agno_docstores.errors import Conflict, SessionConflictError
 from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
@@ -81,6 +81,11 @@ class Incoming:
             check_time("created_at", row.get("created_at") or None),
             check_time("updated_at", row.get("updated_at")),
         )
+
+    @classmethod
+    async def taken(cls, kernel: Kernel, session: Session) -> Incoming:
+        """The same, off the event loop where it takes long: the session must not be changed meanwhile."""
+        return await kernel.io.work(is_long(session), cls.of, session)
 
     def over(self, stored: Stored | None, *, created_at: int, updated_at: int | None) -> tuple[Row, dict[str, Json]]:
         """Fields and body of the record after this write."""
@@ -159,6 +164,11 @@ def changed(session: Stored, body: Mapping[str, Json], **fields: FieldValue) -> 
     """Fields and body of a session's record after a change of some of its content."""
     whole = {**(session.body or {}), **body}
     return derived({**session.fields, **fields, "version": version_of(session) + 1}, whole), whole
+
+
+def is_long_to_read(records: Iterable[Stored]) -> bool:
+    """Whether to make objects of these takes long enough to hold up an event loop."""
+    return sum(len(part.text) for record in records for part in (record.body or {}).values()) >= LONG
 
 
 # --- Listings ---------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from agno.run.status_persist import RunPersistOutcome
 from agno.run.team import TeamRunOutput
 from agno.run.workflow import WorkflowRunOutput
 
-from agno_docstores.codec import NULL, Json
+from agno_docstores.codec import NULL, Json, is_long
 from agno_docstores.domains.listing import equal, label
 from agno_docstores.errors import OwnershipError, SessionNotFoundError
 from agno_docstores.history import (
@@ -37,7 +37,7 @@ from agno_docstores.keys import as_id, check_id, check_time, encodable, text_of
 from agno_docstores.lifetimes import expired_ids
 from agno_docstores.port import Condition, Eq, FieldValue, NotIn, Stored
 from agno_docstores.schema import RUNS
-from agno_docstores.session_records import session_name_of
+from agno_docstores.session_records import is_long_to_read, session_name_of
 
 log = logging.getLogger("agno_docstores")
 
@@ -75,6 +75,16 @@ def to_row(run: Stored) -> Row:
     }
 
 
+def _answer(run: Stored, deserialize: bool | None) -> Run | Row:
+    return _object(run) if deserialize else to_row(run)
+
+
+def _object(run: Stored) -> Run:
+    row = to_row(run)
+    made: Run = deserialize_run(row["run_type"], row["run_data"])
+    return made
+
+
 def _model_of(run_data: Row) -> dict[str, FieldValue]:
     """The fields by which the metrics count runs."""
     found = {name: run_data.get(name) for name in ("model", "model_provider")}
@@ -96,8 +106,7 @@ class Runs:
         run = await self.kernel.get(run_ref(run_id))
         if run is None or not live(run) or (self.histories.life is not None and not await self._in_session(run)):
             return None
-        row = to_row(run)
-        return deserialize_run(row["run_type"], row["run_data"]) if deserialize else row
+        return await self.kernel.io.work(is_long_to_read((run,)), _answer, run, deserialize)
 
     async def get_runs(
         self,
@@ -137,10 +146,10 @@ class Runs:
         query = Query(RUNS, tuple(where), sort, descending)
         offset = ((page or 1) - 1) * limit if limit is not None else 0
         if deserialize:
-            rows = [to_row(run) for run in await self.kernel.page(query, offset=offset, limit=limit)]
-            return [deserialize_run(row["run_type"], row["run_data"]) for row in rows]
+            found = await self.kernel.page(query, offset=offset, limit=limit)
+            return await self.kernel.io.work(is_long_to_read(found), lambda: [_object(run) for run in found])
         runs, total = await self.kernel.page_and_total(query, offset=offset, limit=limit)
-        return [to_row(run) for run in runs], total
+        return await self.kernel.io.work(is_long_to_read(runs), lambda: list(map(to_row, runs))), total
 
     async def _in_session(self, run: Stored) -> bool:
         """Whether the session that a run was written to is still there."""
@@ -165,8 +174,7 @@ class Runs:
         `PayloadTooLargeError`; nothing is written then. 1 request on DynamoDB and Firestore when this handle has read
         the session, else 2; 2 on MongoDB.
         """
-        row = self._row(run, session_id, user_id, run_index)
-        data = Json.of(row["run_data"], "run_data")
+        row, data = await self.kernel.io.work(is_long(run), self._taken, run, session_id, user_id, run_index)
 
         def decide(existing: Stored | None, head: Stored) -> RunDraft | None:
             if existing is not None and self._goes_back(existing, row["status"]):
@@ -181,6 +189,12 @@ class Runs:
             return RunDraft(self._fields(row, existing), data, row["run_index"])
 
         await self.histories.write_run(row["run_id"], session_id, row["user_id"], decide)
+
+    @classmethod
+    def _taken(cls, run: Run | Row, session_id: str, user_id: str | None, run_index: int | None) -> tuple[Row, Json]:
+        """The row of a run, and its data in canonical form."""
+        row = cls._row(run, session_id, user_id, run_index)
+        return row, Json.of(row["run_data"], "run_data")
 
     @staticmethod
     def _row(run: Run | Row, session_id: str, user_id: str | None, run_index: int | None) -> Row:
@@ -355,8 +369,7 @@ class Runs:
     ) -> bool | None:
         """Store a run unless there is one of this id: True if stored, False if there was, None if there is no session.
         Raises `OwnershipError`."""
-        row = self._row(run_dict, session_id, user_id, None)
-        data = Json.of(row["run_data"], "run_data")
+        row, data = await self.kernel.io.work(is_long(run_dict), self._taken, run_dict, session_id, user_id, None)
         found = False
 
         def decide(existing: Stored | None, head: Stored) -> RunDraft | None:

@@ -35,6 +35,7 @@ from agno_docstores.session_records import (
     conflict_over,
     filters,
     insert_session,
+    is_long_to_read,
     marked_head,
     may_replace,
     merged,
@@ -99,7 +100,8 @@ class Sessions:
             runs = await self.histories.last(session_id, head, CONTEXT_RUNS, runs_limit)
         else:
             runs = await self.histories.load(session_id, head)
-        return _answer(session, runs, session_type, deserialize)
+        long = is_long_to_read((session, *runs))
+        return await self.kernel.io.work(long, _answer, session, runs, session_type, deserialize)
 
     async def get_sessions(
         self,
@@ -166,11 +168,11 @@ class Sessions:
         incoming `user_id`. `created_at` stays, `updated_at` becomes now (on insert: `created_at`). 1 request if this
         handle has read the session before, else 2.
         """
-        incoming = Incoming.of(session)
+        incoming = await Incoming.taken(self.kernel, session)
         stored = await self._save(session, incoming, None)
         if stored is None:
             return None
-        return _with_runs(stored, session, deserialize)
+        return await self.kernel.io.work(is_long_to_read((stored,)), _with_runs, stored, session, deserialize)
 
     async def upsert_sessions(
         self,
@@ -185,7 +187,7 @@ class Sessions:
         """
         order = (AgentSession, TeamSession, WorkflowSession)
         grouped = [s for cls in order for s in sessions if isinstance(s, cls)]
-        checked = [(Incoming.of(session), session) for session in grouped]
+        checked = [(await Incoming.taken(self.kernel, session), session) for session in grouped]
         results: list[Session | Row] = []
         for incoming, session in checked:
             stored = await self._save(session, incoming, (incoming.updated_at,) if preserve_updated_at else None)
@@ -195,7 +197,7 @@ class Sessions:
 
     async def insert_session_if_absent(self, session: Session) -> bool | None:
         """Insert a session unless there is one of this id: True if inserted, False if there was. 1 request."""
-        incoming = Incoming.of(session)
+        incoming = await Incoming.taken(self.kernel, session)
         try:
             await insert_session(self.histories, incoming, None, None)
         except Conflict:
@@ -312,7 +314,9 @@ class Sessions:
         if renamed is None:
             return None
         stored, head = renamed
-        return _answer(stored, await self.histories.load(session_id, head), session_type, deserialize)
+        runs = await self.histories.load(session_id, head)
+        long = is_long_to_read((stored, *runs))
+        return await self.kernel.io.work(long, _answer, stored, runs, session_type, deserialize)
 
     # --- Removal and transfer ---------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from agno_docstores.session_records import (
     commit_session,
     conflict_over,
     insert_session,
+    is_long_to_read,
     marked_head,
     may_replace,
     note_reading,
@@ -61,7 +62,10 @@ class State:
         session = await self._read(session_id)
         if session is None or not readable(session, user_id):
             return None
-        return _data_of(session)
+        return await self._data(session)
+
+    async def _data(self, session: Stored) -> dict[str, Any]:
+        return await self.kernel.io.work(is_long_to_read((session,)), _data_of, session)
 
     async def update_session_data(
         self,
@@ -117,7 +121,7 @@ class State:
             return after
 
         stored = await self._change(session_id, user_id, change)
-        return _data_of(stored)
+        return await self._data(stored)
 
     @staticmethod
     def _check(session_id: str, found: dict[str, Any], when: Condition | None) -> None:
@@ -147,7 +151,7 @@ class State:
             if not readable(session, user_id):
                 raise OwnershipError("session", session_id, user_id)
             try:
-                data = change(_data_of(session))
+                data = await self.kernel.io.work(is_long_to_read((session,)), lambda: change(_data_of(session)))
             except (StateConditionError, TypeError):
                 if session is known:
                     raise Conflict([session.ref]) from None  # nothing is refused on remembered state
@@ -180,7 +184,7 @@ class State:
         """
         row_version = session.get("version") if isinstance(session, dict) else None
         target = session_of_row(session) if isinstance(session, dict) else session
-        incoming = Incoming.of(target)
+        incoming = await Incoming.taken(self.kernel, target)
         reading = None if isinstance(session, dict) else reading_of(session)
         expected = expected_version if expected_version is not None else row_version
         if expected is None:
@@ -240,7 +244,7 @@ class State:
             if inspect.isawaitable(result):
                 result = await _awaited(result)
             session = session if result is None else result
-            incoming = Incoming.of(session)
+            incoming = await Incoming.taken(self.kernel, session)
             try:
                 saved = await self._save(incoming, version_of(stored), stored.body)
             except SessionConflictError:

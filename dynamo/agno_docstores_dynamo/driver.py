@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Any
 
 from agno_docstores import keys
-from agno_docstores.codec import packed_size
+from agno_docstores.codec import LONG, LONG_PACKED, packed_size
 from agno_docstores.errors import (
     Conflict,
     DocstoreError,
@@ -322,7 +322,7 @@ class DynamoDriver(Driver):
                     if there is not None and there != missed.get(i):
                         further[i] = there
                 elif item is not None and item.get("id") == {"S": refs[i].id}:
-                    found[i] = layout.decode(item)
+                    found[i] = await self.io.work(_is_long_item(item), layout.decode, item)
                 elif layout.claimed:
                     # Moved since the caller, or the claim, said where it is: ask the claim (again).
                     missed[i], further[i] = place, None
@@ -422,7 +422,7 @@ class DynamoDriver(Driver):
             revs: list[Rev | None] = []
             for number, (write, before) in enumerate(zip(writes, befores, strict=True)):
                 assert before is not None
-                own, rev = self._steps(number, write, before, token)
+                own, rev = await self.io.work(_is_long(write), self._steps, number, write, before, token)
                 steps += own
                 revs.append(rev)
             try:
@@ -695,7 +695,8 @@ class DynamoDriver(Driver):
             if i in failed:
                 continue
             try:
-                requests += [(i, *request) for request in self._batch_requests(write, places.get(i), token)]
+                made = await self.io.work(_is_long(write), self._batch_requests, write, places.get(i), token)
+                requests += [(i, *request) for request in made]
             except PayloadTooLargeError as error:
                 failed[i] = Failed(write, error)
         pages = [requests[start : start + BATCH_WRITES] for start in range(0, len(requests), BATCH_WRITES)]
@@ -924,7 +925,8 @@ class DynamoDriver(Driver):
             ready = [lane for lane in lanes if lane.buffer]
             if not ready:
                 break
-            record = decode(first(ready, key=lambda lane: lane.buffer[0][lane.by]["S"]).take())
+            item = first(ready, key=lambda lane: lane.buffer[0][lane.by]["S"]).take()
+            record = await self.io.work(_is_long_item(item), decode, item)
             if record.ref.id not in seen and _may_match(record, span.where):
                 seen.add(record.ref.id)
                 records.append(record)
@@ -1022,6 +1024,16 @@ class DynamoDriver(Driver):
             ),
         )
         return layout.decode(reply["Attributes"])
+
+
+def _is_long(write: Write) -> bool:
+    """Whether to make items of a write takes long enough to hold up an event loop."""
+    return isinstance(write, Put) and sum(len(part.text) for part in write.body.values()) >= LONG
+
+
+def _is_long_item(item: Item) -> bool:
+    """Whether to read an item does."""
+    return len(next(iter(item["body"].values()))) >= LONG_PACKED if "body" in item else False
 
 
 def _may_match(record: Stored, where: Sequence[Condition]) -> bool:

@@ -219,6 +219,12 @@ def read(document: Any, kind: Kind, *, body: bool) -> Stored:
     return Stored(ref, Rev(stored[REV].string_value, update_time(document.update_time)), fields, parts, expires_at)
 
 
+def body_size(document: Any) -> int:
+    """The size of a (raw) document's body as it is stored."""
+    body = document.fields.get(BODY)
+    return 0 if body is None else len(body.bytes_value) or len(body.string_value)
+
+
 def update_time(timestamp: Any) -> int:
     """A (raw) timestamp as nanoseconds: a message would keep alive the whole response that it came in."""
     return int(timestamp.seconds * 1_000_000_000 + timestamp.nanos)

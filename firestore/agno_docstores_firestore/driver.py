@@ -21,6 +21,7 @@ sessions have a lifetime, so the others may be exempted likewise.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -30,7 +31,7 @@ from google.api_core import exceptions as gcp
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore_v1 import types
 
-from agno_docstores.codec import packed_size
+from agno_docstores.codec import LONG, LONG_PACKED, packed_size
 from agno_docstores.errors import (
     Conflict,
     PayloadTooLargeError,
@@ -213,9 +214,13 @@ class FirestoreDriver(Driver):
         if len(found) < len(request.documents):  # not there is what the store says, not what it leaves out
             raise StoreUnavailableError(op, self.address(), "the answer is incomplete")
         return [
-            documents.read(found[name], self.kinds[ref.kind], body=True) if found[name] is not None else None
+            await self._record(found[name], ref.kind, body=True) if found[name] is not None else None
             for ref, name in zip(refs, names, strict=True)
         ]
+
+    async def _record(self, document: Any, kind: str, *, body: bool) -> Stored:
+        long = body and documents.body_size(document) >= LONG_PACKED
+        return await self.io.work(long, functools.partial(documents.read, body=body), document, self.kinds[kind])
 
     async def scan(self, span: Span) -> Page:
         """Strong for every index. 1 request and a read for each record; where `where` drops records of a limited page,
@@ -230,7 +235,7 @@ class FirestoreDriver(Driver):
             for document in found:
                 if not documents.is_record(document):
                     continue
-                record = documents.read(document, self.kinds[span.kind], body=span.body)
+                record = await self._record(document, span.kind, body=span.body)
                 if not all(condition.holds(record.fields) for condition in span.where):
                     continue
                 records.append(record)
@@ -349,7 +354,9 @@ class FirestoreDriver(Driver):
         """1 request, whatever the number of documents."""
         writes = await self._dated(writes)
         request = types.CommitRequest.pb()(database=self._database())
-        request.writes.extend(self._write(write, token) for write in writes)
+        request.writes.extend(
+            [await self.io.work(_is_long(write), self._write, write, token, self._name(write.ref)) for write in writes]
+        )
         largest = max(range(len(writes)), key=lambda n: request.writes[n].ByteSize(), default=0)
         if writes and request.ByteSize() > MAX_REQUEST:
             ref = writes[largest].ref
@@ -379,7 +386,9 @@ class FirestoreDriver(Driver):
         pending: list[tuple[Write, Any]] = []
         for write in await self._dated(writes):
             try:
-                pending.append((write, self._write(write, token)))
+                pending.append(
+                    (write, await self.io.work(_is_long(write), self._write, write, token, self._name(write.ref)))
+                )
             except PayloadTooLargeError as error:
                 failed.append(Failed(write, error))
         sent = False
@@ -447,12 +456,12 @@ class FirestoreDriver(Driver):
             return replace(current, rev=revs[0], fields=fields)
         raise Conflict([ref])
 
-    def _write(self, write: Write, token: str) -> Any:
+    def _write(self, write: Write, token: str, name: str) -> Any:
         message = _WritePb()
         if isinstance(write, Delete):
-            message.delete = self._name(write.ref)
+            message.delete = name
         else:
-            message.update.name = self._name(write.ref)
+            message.update.name = name
             if isinstance(write, Put):
                 # No update mask: the document is replaced whole.
                 kind = self.kinds[write.ref.kind]
@@ -559,6 +568,11 @@ class FirestoreDriver(Driver):
         if isinstance(error, gcp.PermissionDenied | gcp.Unauthenticated):
             reason += " (these credentials need the role roles/datastore.user on the project)"
         return StoreError(operation, where, reason)
+
+
+def _is_long(write: Write) -> bool:
+    """Whether to make a document of a write takes long enough to hold up an event loop."""
+    return isinstance(write, Put) and sum(len(part.text) for part in write.body.values()) >= LONG
 
 
 def _entry(document: Any, path: tuple[str, ...]) -> str | None:

@@ -9,6 +9,7 @@ removed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from pymongo import DeleteOne, IndexModel, InsertOne, ReturnDocument, UpdateOne
 from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
+from agno_docstores.codec import LONG
 from agno_docstores.errors import (
     Conflict,
     DocstoreError,
@@ -47,7 +49,7 @@ from agno_docstores.port import (
     is_insert,
 )
 from agno_docstores_mongo.clients import Clients, Place
-from agno_docstores_mongo.layout import ITEM_LIMIT, PUSHES, ROOM, Change, Layout
+from agno_docstores_mongo.layout import ITEM_LIMIT, PUSHES, ROOM, Change, Document, Layout, Shape
 from agno_docstores_mongo.translation import DUPLICATE, is_unauthorized, of_code, translate
 from agno_docstores_mongo.values import encode_field
 
@@ -191,8 +193,12 @@ class MongoDriver(Driver):
         for ref in refs:
             shape = self.layout.shapes[ref.kind]
             document = documents.get((shape.collection, ref.id))
-            records.append(None if document is None else shape.stored(document))
+            records.append(None if document is None else await self._record(shape, document))
         return records
+
+    async def _record(self, shape: Shape, document: Document, *, body: bool = True) -> Stored | None:
+        long = body and shape.has_long_text(document)
+        return await self.io.work(long, functools.partial(shape.stored, body=body), document)
 
     async def _by_ids(self, collection: str, ids: list[str], kinds: list[str]) -> list[dict[str, Any]]:
         projection = self.layout.projection(collection, kinds)
@@ -227,7 +233,8 @@ class MongoDriver(Driver):
         # One more than the limit: a reply that is full at the limit leaves the cursor open.
         batch = BATCH if asked is None else asked + 1
         found = await self._find(shape.collection, where, projection, sort=order, batch_size=batch, **limited)
-        read = [record for document in found if (record := shape.stored(document, body=span.body)) is not None]
+        made = [await self._record(shape, document, body=span.body) for document in found]
+        read = [record for record in made if record is not None]
         records = [record for record in read if all(condition.holds(record.fields) for condition in rest)]
         if span.limit is not None and len(records) > span.limit:
             records = records[: span.limit]
@@ -271,7 +278,7 @@ class MongoDriver(Driver):
 
     async def commit(self, writes: Sequence[Write], token: str) -> list[Rev | None]:
         """1 request for one document."""
-        changes = self.layout.changes(writes, token)
+        changes = await self.io.work(_is_long(writes), self.layout.changes, writes, token)
         if len(changes) > 1:
             await self._together(changes)
         for change in changes if len(changes) == 1 else ():
@@ -482,6 +489,11 @@ class MongoDriver(Driver):
         ]
         rows = await self._aggregate(shape.collection, pipeline)
         return {row["_id"]: (row["n"], *(row[name] for name in sums)) for row in rows}
+
+
+def _is_long(writes: Sequence[Write]) -> bool:
+    """Whether to make documents of these takes long enough to hold up an event loop."""
+    return sum(len(part.text) for w in writes if isinstance(w, Put) for part in w.body.values()) >= LONG
 
 
 class _Refused(Exception):

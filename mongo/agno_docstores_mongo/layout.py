@@ -17,6 +17,7 @@ from typing import Any
 
 import bson
 
+from agno_docstores.codec import LONG
 from agno_docstores.errors import CorruptRecordError, PayloadTooLargeError
 from agno_docstores.port import (
     EVERYTHING,
@@ -47,6 +48,7 @@ from agno_docstores_mongo.values import (
     encode,
     encode_field,
     encode_time,
+    marked,
 )
 
 Document = dict[str, Any]
@@ -97,6 +99,12 @@ class Shape:
         parent, order = fields.get(kind.parent or ""), fields.get(kind.order or "")
         ref = Ref(kind.name, id, parent if isinstance(parent, str) else None, order if isinstance(order, int) else None)
         return Stored(ref, Rev(token), fields, parts, expires_at)
+
+    def has_long_text(self, document: Document) -> bool:
+        """Whether a part of the record in a document is in the marked form, and long."""
+        record = document if self.part is None else document.get(self.part)
+        texts = (marked(record.get(name)) for name in self.kind.parts) if isinstance(record, dict) else ()
+        return any(text is not None and len(text) >= LONG for text in texts)
 
     def record(self, put: Put, token: str, *, text: bool) -> Document:
         """What a put stores; `text`: all body parts in the marked form."""

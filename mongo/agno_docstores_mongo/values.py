@@ -20,6 +20,9 @@ from agno_docstores.keys import encodable
 from agno_docstores.port import FieldValue
 
 MARK = "__json__"
+#: Characters of JSON text up to which a part may be native. Beyond, nobody looks at it, and to make and read a
+#: sub-document of many small values takes a hundred times as long as to copy their text.
+MOST_NATIVE = 1_000_000
 _DEPTH = 90  # levels of one part; the server refuses documents of more than 100
 _MIN, _MAX = -(2**63), 2**63 - 1
 # A lone surrogate has no UTF-8 form, so JSON text can hold it only as an escape (see `codec.dumps`).
@@ -29,7 +32,7 @@ _LAST = 253_402_300_799  # the last second that a `datetime` can tell
 
 def encode(part: Json) -> Any:
     """The BSON value of a JSON value."""
-    if _SURROGATE.search(part.text):
+    if len(part.text) > MOST_NATIVE or _SURROGATE.search(part.text):
         return as_text(part)
     try:
         value = part.value()
@@ -45,7 +48,7 @@ def as_text(part: Json) -> dict[str, str]:
 
 def decode(value: Any) -> Json:
     """The JSON value of a BSON value in either form. Raises `ValueError`."""
-    text = _marked(value)
+    text = marked(value)
     if text is not None:
         json.loads(text)
         return Json(text)
@@ -93,7 +96,7 @@ def decode_time(value: Any) -> int | None:
 
 
 def _scalar(value: Any) -> str | int | float | bool | None:
-    text = _marked(value)
+    text = marked(value)
     if text is not None:
         value = json.loads(text)
     if value is None or isinstance(value, bool | float | str):
@@ -103,7 +106,7 @@ def _scalar(value: Any) -> str | int | float | bool | None:
     raise ValueError(f"a field is a {type(value).__name__}")
 
 
-def _marked(value: Any) -> str | None:
+def marked(value: Any) -> str | None:
     if isinstance(value, dict) and len(value) == 1:
         text = value.get(MARK)
         return text if isinstance(text, str) else None
@@ -112,7 +115,7 @@ def _marked(value: Any) -> str | None:
 
 def _native(value: Any) -> bool:
     """Whether BSON gives this parsed JSON value back as it is."""
-    if _marked(value) is not None:
+    if marked(value) is not None:
         return False
     pending = [(value, _DEPTH)]
     while pending:
