@@ -155,13 +155,24 @@ class SnapshotError(DocstoreError, ValueError):
 
 
 class StoreError(DocstoreError):
-    """The store refused an operation for a reason that trying again does not change."""
+    """The store refused an operation for a reason that trying again does not change.
+
+    `reason` is the store's own. `concerns`: the records, by kind and id, or what was asked for; empty if neither is
+    known, as of a request for a connection.
+    """
 
     def __init__(self, operation: str, address: str, reason: str) -> None:
         self.operation = operation
         self.address = address
         self.reason = reason
+        self.concerns = ""
         super().__init__(f"{operation} on {address} failed: {reason}")
+
+    def concerning(self, what: str) -> None:
+        """Say what the operation was about, unless that is said."""
+        if not self.concerns:
+            self.concerns = what
+            self.args = (f"{self.operation} of {what} on {self.address} failed: {self.reason}",)
 
 
 class StoreUnavailableError(StoreError):

@@ -398,9 +398,15 @@ class Histories:
             existing, head, *more = await self.kernel.get_many([*refs, session_ref(session_id)] if mortal else refs)
             session = more[0] if more else None
             self.kernel.recent.note(history_ref(session_id), head)
-        if live(existing) and existing is not None and existing.fields["session_id"] != session_id:
-            session_id = str(existing.fields["session_id"])
+        home = str(existing.fields["session_id"]) if existing is not None and live(existing) else session_id
+        elsewhere, session_id = home != session_id, home
+        if elsewhere:
             session, head = await self.heads(session_id)
+        elif existing is not None and existing.fields["session_id"] != session_id:
+            # A tombstone, from which other processes learn of the deletion: nobody else may take it away.
+            _, left = await self.heads(str(existing.fields["session_id"]))
+            if left is not None and not _owned_or_free(left, user_id):
+                raise OwnershipError("run", run_id, user_id)
         if head is None or head.fields.get("deleting"):
             raise SessionNotFoundError(session_id)
         if self._is_mortal(head):
@@ -410,7 +416,8 @@ class Histories:
                 raise SessionNotFoundError(session_id)
             self.kernel.recent.note(session.ref, session)
         if not self._may_write(head, user_id):
-            raise OwnershipError("session", session_id, user_id)
+            # Of another's run it is not told which session it is in.
+            raise OwnershipError(*(("run", run_id) if elsewhere else ("session", session_id)), user_id)
         before = Before(session_id, head, session if isinstance(session, Stored) else None, existing)
         if before.run is not None and not _owned_or_free(before.run, user_id):
             raise OwnershipError("run", run_id, user_id)

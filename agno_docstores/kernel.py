@@ -7,15 +7,16 @@ in number and time. Nothing here knows Agno or a driver's client.
 
 from __future__ import annotations
 
+import functools
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from agno_docstores import chunks, keys, uniqueness
 from agno_docstores.errors import (
@@ -23,6 +24,7 @@ from agno_docstores.errors import (
     ContentionError,
     ProvisioningError,
     StorageMissingError,
+    StoreError,
     StoreUnavailableError,
 )
 from agno_docstores.io import Io
@@ -53,6 +55,8 @@ from agno_docstores.port import (
 )
 
 T = TypeVar("T")
+P = ParamSpec("P")
+About = TypeVar("About")
 
 UNAVAILABLE_ATTEMPTS = 5  # of one operation against a store that throttles or drops connections
 CONFLICT_ATTEMPTS = 40  # of one transaction against other writers
@@ -60,6 +64,7 @@ BACKOFF, BACKOFF_CAP = 0.02, 0.5  # seconds; each wait is a random part of min(c
 WRITE_BATCH = 500  # writes handed to a driver at once
 SEARCH_PAGE = 500  # headers asked for at a time where most may not match
 TEST_PAGE = 100  # whole records asked for at a time, likewise
+SHOWN = 5  # records that an error names
 MOST_SPANS = 10  # that a query may be divided into
 
 
@@ -124,6 +129,37 @@ class Recent:
         self._entries.clear()
 
 
+def _concerning(
+    method: Callable[Concatenate[Kernel, About, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Kernel, About, P], Coroutine[Any, Any, T]]:
+    """Have a store's error name what the first argument of a method of the kernel is about."""
+
+    @functools.wraps(method)
+    async def call(self: Kernel, about: About, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await method(self, about, *args, **kwargs)
+        except StoreError as error:
+            error.concerning(_shown(about))
+            raise
+
+    return call
+
+
+def _shown(about: object) -> str:
+    """Records by their kinds and ids, the first of many; of a query, its kind and the ids that it asks for."""
+    if isinstance(about, Ref):
+        return f"{about.kind} {about.id!r}"
+    if isinstance(about, Query):
+        asked = [f"{c.field} {c.value!r}" for c in about.where if isinstance(c, Eq) and isinstance(c.value, str)]
+        return " with ".join([about.kind.name, *asked])
+    if isinstance(about, Span):
+        return " of ".join([about.kind, *(repr(value) for value in about.eq if value is not None)])
+    if isinstance(about, Sequence) and not isinstance(about, str):
+        named = [_shown(one if isinstance(one, Ref) else one.ref) for one in about[:SHOWN]]
+        return ", ".join(named) + (f" and {len(about) - SHOWN} more" if len(about) > SHOWN else "")
+    return repr(about)
+
+
 class Kernel:
     def __init__(
         self,
@@ -171,6 +207,7 @@ class Kernel:
         found = [self._alive(record) for record in await self.read_records(refs)]
         return [None if record is None else replace(chunks.noted(record), body=None) for record in found]
 
+    @_concerning
     async def read_records(self, refs: Sequence[Ref]) -> list[Stored | None]:
         """Records as the store has them: expired ones, too, and the body of a large one as its manifest."""
         if not refs:
@@ -212,6 +249,7 @@ class Kernel:
         headers = (await self._in_order(query, plan, end))[offset:end]
         return await self._with_bodies(query, headers) if body else headers
 
+    @_concerning
     async def page_and_total(
         self, query: Query, *, offset: int = 0, limit: int | None = None, body: bool = True
     ) -> tuple[list[Stored], int]:
@@ -243,6 +281,7 @@ class Kernel:
         page = headers[offset:end]
         return (await self._with_bodies(query, page) if body else page), len(headers)
 
+    @_concerning
     async def count(self, query: Query) -> int:
         """The number of records that match: the store's own count where an index covers the conditions, else that of
         the headers read."""
@@ -406,6 +445,7 @@ class Kernel:
             if cursor is None or (need is not None and len(found) >= need):
                 return found[:need]
 
+    @_concerning
     async def _scan(self, span: Span) -> Page:
         """A page of the driver's, with the bodies in chunks of those records that satisfy the conditions."""
         page = await self.reading(partial(self.driver.scan, span), Page([]))
@@ -457,6 +497,7 @@ class Kernel:
         """
         return await chunks.commit(self, writes)
 
+    @_concerning
     async def commit_records(self, writes: Sequence[Write]) -> list[Rev | None]:
         """The same for records as the store is to have them."""
         token = new_token()
@@ -511,6 +552,7 @@ class Kernel:
         """Delete records as read, in batches, whatever they are now; what could not be deleted is returned."""
         return await chunks.remove(self, list(records))
 
+    @_concerning
     async def write_records(self, writes: Sequence[Write]) -> list[Failed]:
         """As `write_many`, for records as the store is to have them."""
         failed: list[Failed] = []
@@ -528,8 +570,12 @@ class Kernel:
             if missed:
                 await self._provision(missed)
                 failed += await self._retried(partial(self.driver.write_many, missed, token))
+        for failure in failed:
+            if isinstance(failure.error, StoreError):
+                failure.error.concerning(_shown(failure.write.ref))
         return failed
 
+    @_concerning
     async def add(
         self, ref: Ref, deltas: dict[str, int], guard: Sequence[Condition], also: Fields = MappingProxyType({})
     ) -> Stored | None:
@@ -549,6 +595,7 @@ class Kernel:
                     await self.back_off(number - 1)
         raise ContentionError(what, CONFLICT_ATTEMPTS)
 
+    @_concerning
     async def purge_children(self, parent: str, kind: Kind, index: Index, where: tuple[Condition, ...] = ()) -> None:
         """Remove all children of a parent, or those for which conditions hold; headers only read. Stops at the first
         failure; repeating it goes on. 1 request more, if all go, to see whether bodies of theirs are in chunks; under

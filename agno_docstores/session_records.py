@@ -10,6 +10,7 @@ An object that was read carries a `Reading` with it, also as a copy: the version
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores import chunks
 from agno_docstores.codec import LONG, NULL, Json, is_long
-from agno_docstores.domains.listing import label
+from agno_docstores.domains.listing import equal, label
 from agno_docstores.errors import Conflict, SessionConflictError
 from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
 from agno_docstores.kernel import Kernel, expired, new_token
@@ -29,6 +30,8 @@ from agno_docstores.keys import as_id, check_id, check_time, text_of
 from agno_docstores.merging import Path, differences, merge, shown
 from agno_docstores.port import Condition, Eq, Expect, Expectation, FieldValue, Has, Put, Rev, Stored, Write, as_int
 from agno_docstores.schema import SESSIONS
+
+log = logging.getLogger("agno_docstores")
 
 Session = AgentSession | TeamSession | WorkflowSession
 Row = dict[str, Any]
@@ -174,14 +177,13 @@ def is_long_to_read(records: Iterable[Stored]) -> bool:
 def filters(
     user_id: str | None, session_type: SessionType | None, component_id: str | None
 ) -> tuple[list[Condition], list[Condition]]:
-    """The conditions of a listing, and those that follow from them for an index that knows only those."""
-    where: list[Condition] = []
+    """The conditions of a listing, and those that follow from them for an index that knows only those. Ids are compared
+    as text. Raises `InvalidIdError` for a text that no record can hold."""
+    where = equal(user_id=user_id)
     implied: list[Condition] = []
-    if user_id is not None:
-        where.append(Eq("user_id", label("user_id", user_id)))
+    component_id = label("component_id", component_id)
     if component_id is not None:
         # Of one type, the session's own component; else any of the ids that it has.
-        component_id = str(label("component_id", component_id))
         any_of_its_ids = Has("components", component_id)
         where.append(any_of_its_ids if session_type is None else Eq("component", component_id))
         implied.append(any_of_its_ids)
@@ -395,7 +397,8 @@ async def remove_rest(histories: Histories, head: Stored) -> None:
 
 
 async def remove_session(histories: Histories, session_id: str, user_id: str | None) -> bool:
-    """Delete a session with its runs, if it is `user_id`'s or no user is named; whether there was such.
+    """Delete a session with its runs, if it is `user_id`'s or no user is named; whether there was such. One that is
+    not his is told of in the log.
 
     The first commit takes the session away and marks its history as deleting, under the owner's check; then runs and
     history go. Whoever repeats it goes on. The history stays marked as uncounted meanwhile, so that an interrupted
@@ -407,9 +410,12 @@ async def remove_session(histories: Histories, session_id: str, user_id: str | N
         if head is None:
             return None
         if head.fields.get("deleting"):
-            return head if user_id is None or head.fields.get("user_id") == user_id else None
-        if current is None or not readable(current, user_id):
-            return None  # nobody's, or expired: that is for a sweep
+            return head if readable(head, user_id) else None
+        if current is None:
+            return None  # it has expired: that is for a sweep
+        if not readable(current, user_id):
+            log.warning("session %r was not deleted: user %r does not own it", session_id, user_id)
+            return None
         return await histories.condemn(current, head)
 
     marked = await histories.kernel.transact(f"deletion of session {session_id!r}", attempt)

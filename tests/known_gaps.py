@@ -30,6 +30,7 @@ _MEMORY_OWNER = "SqliteDb lets any user overwrite a memory by its id; its owner 
 _MEMORY_SEARCH = "SqliteDb matches patterns over JSON text, with letters beyond ASCII escaped; we compare values"
 _KNOWLEDGE_SORT = "SqliteDb sorts knowledge by a column times 1 or -1, an order of numbers only; we follow Postgres"
 _TOTALS = "SqliteDb answers a page past the end with a total of 0"
+_OURS = "SqliteDb has no such methods: they are ours beyond the contract"
 _BATCH = "SqliteDb loses a whole batch of spans for one that is stored already, or cannot be; we lose that one"
 
 #: Tests that our stores pass and the oracle, Agno's own SqliteDb, fails: where we deviate, and the argument for it.
@@ -129,6 +130,17 @@ DEVIATIONS: Gaps = {
             "is_within_the_filters",
         )
     },
+    # --- ownership ---
+    ("sqlite-*", "ownership::test_a_stranger_changes_no_run_and_adds_none"): _OWNERSHIP,
+    ("sqlite-*", "ownership::test_a_stranger_changes_no_memory"): _MEMORY_OWNER,
+    ("sqlite-*", "ownership::test_a_stranger_changes_no_learning"): (
+        "SqliteDb lets anybody replace the content of any learning by its id; it would reach the owner's next prompt"
+    ),
+    ("sqlite-*", "ownership::test_what_was_not_deleted_is_told_in_the_log"): (
+        "SqliteDb passes over what is another's in silence, so that nobody learns of it"
+    ),
+    ("sqlite-*", "ownership::test_a_stranger_gets_nothing_by_what_only_these_stores_have"): _OURS,
+    ("sqlite-*", "ownership::test_a_purge_of_a_stranger_takes_only_his_own"): _OURS,
     # --- domains ---
     ("sqlite-*", "domains::test_another_users_memory_is_not_updated_by_its_id"): _MEMORY_OWNER,
 }

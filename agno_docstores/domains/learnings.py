@@ -19,7 +19,16 @@ from agno.db.utils import learning_search_patterns
 from agno.learn.utils import IDENTITY_KEYED_LEARNING_TYPES, build_learning_id
 
 from agno_docstores.codec import NULL, Json
-from agno_docstores.domains.listing import ascending, equal, label, order_of, page_and_total, page_of, stretch
+from agno_docstores.domains.listing import (
+    ascending,
+    equal,
+    label,
+    order_of,
+    page_and_total,
+    page_of,
+    stretch,
+    text,
+)
 from agno_docstores.domains.owned import owner, raise_for
 from agno_docstores.errors import Conflict, DocstoreError
 from agno_docstores.kernel import Kernel, Query
@@ -172,7 +181,7 @@ class Learnings:
 
         Contents are read newest first, 100 at a time, until there are `limit`: at worst all that match the filters.
         """
-        holds = text_matcher(query)
+        holds = text_matcher(text("query", query))
         if holds is None:
             return []
         found = _query(

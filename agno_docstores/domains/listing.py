@@ -15,8 +15,8 @@ from typing import Any
 from agno.db.utils import validate_pagination
 
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.keys import Scalar, as_id, rank
-from agno_docstores.port import Condition, Eq, Fields, FieldValue, Stored
+from agno_docstores.keys import Scalar, as_id, check_time, rank
+from agno_docstores.port import Condition, Eq, Fields, FieldValue, Range, Stored
 
 
 def plain(value: Any) -> Any:
@@ -34,6 +34,18 @@ def label(name: str, value: Any) -> str | None:
 def equal(**given: Any) -> list[Condition]:
     """A condition for each filter that was given. Raises `InvalidIdError` for a text that no record can hold."""
     return [Eq(name, label(name, value)) for name, value in given.items() if value is not None]
+
+
+def text(name: str, value: Any) -> str:
+    """A text to search for. Raises `TypeError` for anything else, such as a pattern."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not a {type(value).__name__}")
+    return value
+
+
+def between(name: str, low: Any, high: Any) -> list[Condition]:
+    """That a time lies between these, in epoch seconds; None is open. Raises `TypeError` for what is no time."""
+    return [] if low is None and high is None else [Range(name, check_time(name, low), check_time(name, high))]
 
 
 def ascending(sort_order: Any) -> bool:

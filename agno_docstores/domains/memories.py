@@ -17,7 +17,16 @@ from agno.db.schemas.memory import UserMemory
 from agno.utils.dttm import to_epoch_s
 
 from agno_docstores.codec import NULL, Json
-from agno_docstores.domains.listing import equal, label, order_of, page_and_total, page_of, stretch, touched_at
+from agno_docstores.domains.listing import (
+    equal,
+    label,
+    order_of,
+    page_and_total,
+    page_of,
+    stretch,
+    text,
+    touched_at,
+)
 from agno_docstores.domains.owned import belongs_to, owner, raise_for, remove
 from agno_docstores.errors import Conflict, DocstoreError, OwnershipError
 from agno_docstores.kernel import Kernel, Query
@@ -247,7 +256,7 @@ class Memories:
         where: list[Condition] = equal(user_id=user_id, agent_id=agent_id, team_id=team_id)
         where += [Has("topics", str(topic)) for topic in topics or ()]
         sort, descending = order_of(sort_by, sort_order, COLUMNS, "memory_id", (NATURAL, False))
-        test = _containing(search_content) if search_content else None
+        test = _containing(text("search_content", search_content)) if search_content else None
         query = Query(MEMORIES, tuple(where), sort, descending, test=test)
         if deserialize:
             return [UserMemory.from_dict(to_row(m)) for m in await page_of(self.kernel, query, NATURAL, limit, page)]

@@ -27,10 +27,11 @@ from agno.session import AgentSession, TeamSession, WorkflowSession
 from agno.session.workflow import WorkflowChatInteraction
 
 from agno_docstores.codec import NULL
+from agno_docstores.domains.listing import between
 from agno_docstores.history import Histories
 from agno_docstores.kernel import Kernel
 from agno_docstores.keys import check_id
-from agno_docstores.port import Condition, Eq, In, NotIn, Range, Stored
+from agno_docstores.port import Condition, Eq, In, NotIn, Stored
 from agno_docstores.session_records import Session, readable
 
 #: Runs of the first page, where nothing tells how many it takes.
@@ -457,7 +458,7 @@ def _top_level(run: Any) -> bool:
 
 
 def _between(since: int | float | None, until: int | float | None) -> tuple[Condition, ...]:
-    return () if since is None and until is None else (Range("created_at", since, until),)
+    return tuple(between("created_at", since, until))
 
 
 def _equal(column: str, value: Any) -> tuple[Condition, ...]:

@@ -17,6 +17,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from agno_docstores.codec import NULL
+from agno_docstores.domains.listing import equal
 from agno_docstores.errors import Conflict, CorruptRecordError, DocstoreError
 from agno_docstores.history import Histories, history_ref, live, session_ref
 from agno_docstores.kernel import Kernel, Query
@@ -84,7 +85,7 @@ class Metrics:
                 await self._refresh((Range("date", None, yesterday.isoformat()),))
             except DocstoreError as error:
                 log.warning("metrics could not be refreshed before they were read: %s", error)
-        owner: tuple[Condition, ...] = () if user_id is None else (Eq("user_id", user_id),)
+        owner = tuple(equal(user_id=user_id))
         days: tuple[Condition, ...] = ()
         if starting_date is not None or ending_date is not None:
             low, high = (None if day is None else day.isoformat()[:10] for day in (starting_date, ending_date))

@@ -6,6 +6,7 @@ a removal of several is told.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from agno_docstores.errors import Conflict, DocstoreError
 from agno_docstores.kernel import Kernel
 from agno_docstores.keys import as_id, text_of
 from agno_docstores.port import Delete, Kind, Ref, Stored, Write
+
+log = logging.getLogger("agno_docstores")
 
 
 def owner(user_id: Any) -> str | None:
@@ -26,7 +29,8 @@ def belongs_to(record: Stored | None, user_id: Any) -> bool:
 
 
 async def remove(kernel: Kernel, kind: Kind, ids: Sequence[str], user_id: Any = None) -> None:
-    """Delete records of these ids; with a user, only what is his. What is not there, or another's, is passed over.
+    """Delete records of these ids; with a user, only what is his. What is not there is passed over, and so is what is
+    not his, with a warning in the log.
 
     1 round of reads, and the deletions: one request each under an owner check, else in batches. Storage that is not
     there is not created. A failure raises when all have been tried, with a note of the ids that are left; repeating the
@@ -36,7 +40,11 @@ async def remove(kernel: Kernel, kind: Kind, ids: Sequence[str], user_id: Any = 
 
     async def attempt(fresh: bool) -> None:
         nonlocal pending
-        found = [record for record in await kernel.headers(pending) if record and belongs_to(record, user_id)]
+        there = [record for record in await kernel.headers(pending) if record]
+        found = [record for record in there if belongs_to(record, user_id)]
+        for record in there:
+            if record not in found:
+                log.warning("%s %r was not removed: user %r does not own it", kind.name, record.ref.id, user_id)
         if user_id is None:
             failed = await kernel.remove(found)
             errors = [(failure.write.ref, failure.error) for failure in failed]

@@ -23,8 +23,8 @@ from agno.run.team import TeamRunOutput
 from agno.run.workflow import WorkflowRunOutput
 
 from agno_docstores.codec import NULL, Json, is_long
-from agno_docstores.domains.listing import label
-from agno_docstores.errors import SessionNotFoundError
+from agno_docstores.domains.listing import equal, label
+from agno_docstores.errors import OwnershipError, SessionNotFoundError
 from agno_docstores.history import (
     TOMBSTONE_LIFE,
     Histories,
@@ -137,15 +137,7 @@ class Runs:
             where.append(Eq("incarnation", str(head.fields["incarnation"])))
         elif self.histories.life is not None:
             where.append(NotIn("session_id", await expired_ids(self.kernel)))
-        for name, value in (
-            ("user_id", user_id),
-            ("agent_id", agent_id),
-            ("team_id", team_id),
-            ("workflow_id", workflow_id),
-            ("status", status),
-        ):
-            if value is not None:
-                where.append(Eq(name, label(name, value)))
+        where += equal(user_id=user_id, agent_id=agent_id, team_id=team_id, workflow_id=workflow_id, status=status)
         sortable = (*COLUMNS, "session_id", "created_at", "updated_at")
         sort = "run_index" if sort_by is None else sort_by if sort_by in sortable else None
         if sort_by == "run_id":
@@ -247,7 +239,7 @@ class Runs:
         """Cancel a run that is still as observed: one compare-and-set, so that of several callers one gets True.
 
         Matches a run of this session, in `expected_status` (PENDING or RUNNING, else `ValueError`), owned by `user_id`
-        or unowned. `reason` becomes its content only if it has none.
+        or unowned, and so the session where a user is named. `reason` becomes its content only if it has none.
         """
         if expected_status not in {"PENDING", "RUNNING"}:
             raise ValueError("Only Pending or Running runs can be cancelled by recovery")
@@ -266,13 +258,14 @@ class Runs:
             fields = {**existing.fields, "status": RunStatus.cancelled.value, "updated_at": self.kernel.now()}
             return RunDraft(fields, Json.of(data, "run_data"))
 
-        return await self._patch(run_id, session_id, decide) is not None
+        return await self._patch(run_id, session_id, user_id, decide) is not None
 
-    async def _patch(self, run_id: str, session_id: str, decide: Any) -> Stored | None:
-        """A write that only changes an existing run. The run's own owner is what `decide` looks at."""
+    async def _patch(self, run_id: str, session_id: str, user_id: str | None, decide: Any) -> Stored | None:
+        """A write that only changes an existing run, in a session that is unowned or `user_id`'s; None if it may not.
+        What else there is to be looked at, `decide` does."""
         try:
-            return await self.histories.write_run(run_id, session_id, None, decide, look_first=True)
-        except SessionNotFoundError:
+            return await self.histories.write_run(run_id, session_id, text_of(user_id), decide, look_first=True)
+        except (SessionNotFoundError, OwnershipError):
             return None
 
     @staticmethod
@@ -296,7 +289,7 @@ class Runs:
             now = self.kernel.now()
             return RunDraft({"deleted": True, "updated_at": now}, NULL, expires_at=now + TOMBSTONE_LIFE)
 
-        return await self._patch(run_id, session_id, decide) is not None
+        return await self._patch(run_id, session_id, None, decide) is not None
 
     async def delete_runs(self, run_ids: list[str]) -> None:
         """`delete_run` for several. A failure raises; repeating the call goes on."""
@@ -319,10 +312,11 @@ class Runs:
     ) -> RunPersistOutcome:
         """Merge `fields` into one run's data, atomically and fenced, and optionally replace the session's data with it.
 
-        MISSING: no such run of this session that is `user_id`'s or unowned. STALE_ATTEMPT: a newer attempt
-        (`queue_attempt`) has written. TERMINAL_REFUSED: the run is completed or cancelled and `fields` names another
-        status. Else UPDATED. On MongoDB `session_data` is stored just before the run, in a write of its own.
-        Raises `RuntimeError` if `session_data` is given and the session is not the caller's.
+        MISSING: no such run of this session that is `user_id`'s or unowned, or the session is another user's.
+        STALE_ATTEMPT: a newer attempt (`queue_attempt`) has written. TERMINAL_REFUSED: the run is completed or
+        cancelled and `fields` names another status. Else UPDATED. On MongoDB `session_data` is stored just before the
+        run, in a write of its own.
+        Raises `RuntimeError` if `session_data` is given for no user and the session has one.
         """
         check_id("session_id", session_id)
         check_id("run_id", run_id)
@@ -366,7 +360,7 @@ class Runs:
             outcome = RunPersistOutcome.UPDATED
             return RunDraft(columns, Json.of(run, "run_data"), session=session)
 
-        if await self._patch(run_id, session_id, decide) is None and outcome is RunPersistOutcome.UPDATED:
+        if await self._patch(run_id, session_id, user_id, decide) is None and outcome is RunPersistOutcome.UPDATED:
             outcome = RunPersistOutcome.MISSING
         return outcome
 

@@ -17,7 +17,7 @@ from agno.db.utils import HISTORY_SKIP_STATUSES, owner_key, validate_pagination
 from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores.codec import NULL, Json
-from agno_docstores.domains.listing import ascending
+from agno_docstores.domains.listing import ascending, between, text
 from agno_docstores.errors import Conflict
 from agno_docstores.history import MARKED, Histories, history_ref, session_ref
 from agno_docstores.kernel import Kernel, Query
@@ -127,10 +127,9 @@ class Sessions:
         validate_pagination(limit, page)
         kind = _session_type(session_type)
         where, implied = filters(user_id, kind, component_id)
-        if start_timestamp is not None or end_timestamp is not None:
-            where.append(Range("created_at", start_timestamp, end_timestamp))
+        where += between("created_at", start_timestamp, end_timestamp)
         if session_name is not None:
-            where.append(Contains("session_name", session_name))
+            where.append(Contains("session_name", text("session_name", session_name)))
         sort = "touched_at" if sort_by == "updated_at" else sort_by if sort_by in SORTABLE else None
         if sort is None and where and isinstance(where[-1], Range):
             sort = "created_at"

@@ -35,6 +35,7 @@ from agno_docstores.session_records import (
     insert_session,
     is_long_to_read,
     marked_head,
+    may_replace,
     note_reading,
     readable,
     reading_of,
@@ -203,12 +204,13 @@ class State:
                 current, head = await self.histories.heads(incoming.session_id)
                 if current is None and expected == 0:
                     return await insert_session(self.histories, incoming, None, head)
-            if current is None or version_of(current) != expected:
-                raise conflict_over(current, incoming.session_id, expected, base)
-            if current.fields.get("user_id") not in (None, incoming.user_id):
+            # First of all: a conflict tells the session's version, and what has changed in it.
+            if current is not None and not may_replace(current, incoming.user_id):
                 if current is known:
                     raise Conflict([current.ref])  # nothing is refused on remembered state
                 raise OwnershipError("session", incoming.session_id, incoming.user_id)
+            if current is None or version_of(current) != expected:
+                raise conflict_over(current, incoming.session_id, expected, base)
             created_at: Any = current.fields["created_at"]
             fields, body = incoming.over(current, created_at=created_at, updated_at=self.kernel.now())
             marked = await marked_head(self.kernel, current, body, incoming.user_id)

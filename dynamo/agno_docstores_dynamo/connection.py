@@ -39,7 +39,7 @@ class Settings:
     """The connection arguments of a docstore."""
 
     region_name: str | None = None
-    endpoint_url: str | None = None
+    endpoint_url: str | None = field(default=None, repr=False)  # it may hold a user and password
     profile_name: str | None = None
     aws_access_key_id: str | None = field(default=None, repr=False)
     aws_secret_access_key: str | None = field(default=None, repr=False)

@@ -130,7 +130,11 @@ class Translator:
         if code in DENIED:
             return DeniedError(operation, self.address, reason)
         if code in CREDENTIALS:
-            return StoreError(operation, self.address, f"{code}: the credentials in use are not valid (any more)")
+            reason = f"{code}: the credentials in use are not valid (any more)"
+            # AWS quotes the request that it checked, with the session token among its headers; and this error is the
+            # cause of ours, which is logged with it.
+            error.args, details["Message"] = (reason,), reason
+            return StoreError(operation, self.address, reason)
         if code in THROTTLED:
             return StoreUnavailableError(operation, self.address, reason)
         if code in UNCERTAIN or status >= 500:

@@ -260,7 +260,8 @@ def _hosts_of_url(url: str) -> tuple[str, ...]:
         if scheme == "mongodb+srv":
             nodes = split_hosts(hosts, default_port=None)  # what it stands for is asked of DNS later
         else:
-            nodes = parse_uri(url, warn=True)["nodelist"]
+            # Without the options, some of which name files that would be looked at.
+            nodes = parse_uri(url.partition("?")[0])["nodelist"]
     except (PyMongoError, ValueError) as error:
         raise ValueError(f"{complaint}: {type(error).__name__}") from None
     return _named(nodes)

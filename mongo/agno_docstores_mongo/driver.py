@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pymongo import DeleteOne, IndexModel, InsertOne, ReturnDocument, UpdateOne
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, PyMongoError
 from pymongo.read_concern import ReadConcern
 
 from agno_docstores.codec import LONG
@@ -50,7 +50,7 @@ from agno_docstores.port import (
 )
 from agno_docstores_mongo.clients import Clients, Place
 from agno_docstores_mongo.layout import ITEM_LIMIT, PUSHES, ROOM, Change, Document, Layout, Shape
-from agno_docstores_mongo.translation import DUPLICATE, is_unauthorized, of_code
+from agno_docstores_mongo.translation import DUPLICATE, is_unauthorized, of_code, translate
 from agno_docstores_mongo.values import encode_field
 
 BATCH = 1000  # documents that one reply may bring; also the ids that one read asks for
@@ -85,7 +85,12 @@ class MongoDriver(Driver):
         return f"agno-docstores provision mongo --db-url {self.place.url} --db-name {self.place.db_name}"
 
     async def open(self) -> None:
-        self.clients.current()
+        try:
+            self.clients.current()
+        except (PyMongoError, OSError) as error:  # of a URL's options, files or DNS record
+            raise translate(self.address(), "connect", error) or StoreError(
+                "connect", self.address(), str(error)
+            ) from error
 
     async def close(self) -> None:
         await self.clients.close()

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.ownership import *  # noqa: F403
