@@ -145,7 +145,7 @@ class Rows:
             stored = await self.kernel.get(ref)
             if stored is None or not may(self.table.row(stored)):
                 return False
-            await self.kernel.commit([Delete(ref, stored.rev)])
+            await self.kernel.commit([Delete(stored.ref, stored.rev)])
             return True
 
         return await self.kernel.transact(f"removal of {self.table.kind.name} {ref.id!r}", attempt)

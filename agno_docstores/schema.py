@@ -373,10 +373,12 @@ SCHEDULE_RUNS = Kind(
     fields=("schedule_id", "status", "user_id", "triggered_at", "completed_at", "created_at"),
     body=("run",),  # the row
     indexes=(
-        Index("schedule_created", ("schedule_id",), "created_at"),
+        # Strong: whoever deletes a schedule has to see all its runs.
+        Index("schedule_created", ("schedule_id",), "created_at", strong=True),
         Index("schedule_triggered", ("schedule_id",), "triggered_at"),
         Index("user_created", ("user_id",), "created_at"),
     ),
+    parent="schedule_id",
 )
 
 APPROVALS = Kind(
@@ -399,7 +401,8 @@ APPROVALS = Kind(
     ),
     body=("approval",),  # the row
     indexes=(
-        Index("run_created", ("run_id",), "created_at"),
+        # Strong: that a run has no approval pending is a permission to go on.
+        Index("run_created", ("run_id",), "created_at", strong=True),
         Index("user_created", ("user_id",), "created_at"),
         Index("schedule_created", ("schedule_id",), "created_at"),
         Index("agent_created", ("agent_id",), "created_at"),
@@ -409,6 +412,7 @@ APPROVALS = Kind(
         Index("all_created", (), "created_at"),
         Index("user_status_created", ("user_id", "status"), "created_at", optional=True),
     ),
+    parent="run_id",
     volatile=frozenset({"updated_at"}),
 )
 
