@@ -17,6 +17,7 @@ from agno.db.base import AsyncBaseDb, BaseDb
 from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, iterating, paging
 from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
 from agno_docstores.domains.approvals import Approvals
+from agno_docstores.domains.auth_tokens import AuthTokens
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
@@ -27,6 +28,7 @@ from agno_docstores.domains.messages import Messages
 from agno_docstores.domains.metrics import Metrics
 from agno_docstores.domains.runs import Runs
 from agno_docstores.domains.schedules import Schedules
+from agno_docstores.domains.service_accounts import ServiceAccounts
 from agno_docstores.domains.sessions import OnConflict, Sessions
 from agno_docstores.domains.state import State
 from agno_docstores.domains.summaries import Summaries
@@ -93,6 +95,8 @@ class Engine:
             "Metrics": Metrics(self.kernel, histories),
             "Schedules": Schedules(self.kernel),
             "Approvals": Approvals(self.kernel),
+            "ServiceAccounts": ServiceAccounts(self.kernel),
+            "AuthTokens": AuthTokens(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -362,6 +366,18 @@ class Docstore(BaseDb):
     get_pending_approval_count = blocking(Approvals.get_pending_approval_count)
     update_approval_run_status = blocking(Approvals.update_approval_run_status)
 
+    create_service_account = blocking(ServiceAccounts.create_service_account)
+    get_service_account = blocking(ServiceAccounts.get_service_account)
+    get_service_account_by_token_hash = blocking(ServiceAccounts.get_service_account_by_token_hash)
+    get_service_account_by_name = blocking(ServiceAccounts.get_service_account_by_name)
+    get_service_accounts = blocking(ServiceAccounts.get_service_accounts)
+    update_service_account = blocking(ServiceAccounts.update_service_account)
+    delete_service_account = blocking(ServiceAccounts.delete_service_account)
+
+    get_auth_token = blocking(AuthTokens.get_auth_token)
+    upsert_auth_token = blocking(AuthTokens.upsert_auth_token)
+    delete_auth_token = blocking(AuthTokens.delete_auth_token)
+
 
 class AsyncDocstore(AsyncBaseDb):
     """Base of the async document stores."""
@@ -543,6 +559,18 @@ class AsyncDocstore(AsyncBaseDb):
     delete_approval = awaiting(Approvals.delete_approval)
     get_pending_approval_count = awaiting(Approvals.get_pending_approval_count)
     update_approval_run_status = awaiting(Approvals.update_approval_run_status)
+
+    create_service_account = awaiting(ServiceAccounts.create_service_account)
+    get_service_account = awaiting(ServiceAccounts.get_service_account)
+    get_service_account_by_token_hash = awaiting(ServiceAccounts.get_service_account_by_token_hash)
+    get_service_account_by_name = awaiting(ServiceAccounts.get_service_account_by_name)
+    get_service_accounts = awaiting(ServiceAccounts.get_service_accounts)
+    update_service_account = awaiting(ServiceAccounts.update_service_account)
+    delete_service_account = awaiting(ServiceAccounts.delete_service_account)
+
+    get_auth_token = awaiting(AuthTokens.get_auth_token)
+    upsert_auth_token = awaiting(AuthTokens.upsert_auth_token)
+    delete_auth_token = awaiting(AuthTokens.delete_auth_token)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:

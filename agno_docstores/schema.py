@@ -416,6 +416,40 @@ APPROVALS = Kind(
     volatile=frozenset({"updated_at"}),
 )
 
+SERVICE_ACCOUNTS = Kind(
+    name="service_accounts",
+    table="service_accounts_table_name",
+    fields=(
+        "name",
+        "active_name",  # the name, of an account that is not revoked: one such has it
+        "token_hash",
+        "user_id",
+        "owner",  # user_id, or "" for nobody's: a reader sees his own and nobody's
+        "active",  # whether it is not revoked
+        "created_at",
+        "expires_at",
+        "last_used_at",
+    ),
+    body=("account",),  # the row
+    indexes=(
+        Index("owner_created", ("owner",), "created_at"),
+        Index("name_created", ("name",), "created_at"),
+        Index("active_created", ("active",), "created_at", spread=True),
+        Index("all_created", (), "created_at"),
+    ),
+    volatile=frozenset({"last_used_at"}),
+    unique=("token_hash", "active_name"),
+    claims="service_accounts_claims",
+)
+
+AUTH_TOKENS = Kind(
+    name="auth_tokens",
+    table="auth_tokens_table_name",
+    fields=("provider", "user_id", "service", "created_at"),
+    body=("token",),  # the row
+    indexes=(Index("user_created", ("user_id",), "created_at"),),
+)
+
 
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
@@ -463,6 +497,8 @@ KINDS = {
         SCHEDULES,
         SCHEDULE_RUNS,
         APPROVALS,
+        SERVICE_ACCOUNTS,
+        AUTH_TOKENS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

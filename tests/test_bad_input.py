@@ -124,11 +124,6 @@ async def test_either_spelling_of_a_table_name_works(db: Any, another: Callable[
         await close(handle.raw)
 
 
-async def test_methods_of_other_domains_say_that_they_are_not_served(db: Any) -> None:
-    with pytest.raises(NotImplementedError):
-        await db.get_schedules()
-
-
 @pytest.mark.cells("mongo-sync-secantus", "mongo-async-secantus", "dynamo-sync-local", "dynamo-async-local",
                    "dynamo-sync-moto", "firestore-*-embedded")  # fmt: skip
 async def test_a_server_that_is_not_there_is_named_in_time(

@@ -211,12 +211,7 @@ def test_data_survive_a_restart_in_a_json_file(tmp_path: Path) -> None:
         "": {"": 0},
     }
     db.upsert_session(agent_session("odd", session_data=odd, metadata={}, created_at=5))
-    assert {name.partition("/")[2] for name in stored(db)} == set(KINDS) - {
-        "schedules",
-        "schedules_claims",
-        "schedule_runs",
-        "approvals",
-    }
+    assert {name.partition("/")[2] for name in stored(db)} == set(KINDS)
     again = MemoryDocstore(persist=JsonFile(path))
     assert stored(again) == stored(db)
     assert any(record.expires_at for record in stored(again)["agno_runs/runs"].values())

@@ -46,7 +46,9 @@ from agno.tracing.schemas import Span, Trace
 from agno.vectordb.base import VectorDb
 from agno.workflow import Step, Workflow
 
+from agno_docstores.conformance.approvals import approval_of
 from agno_docstores.conformance.plugin import Awaitable
+from agno_docstores.conformance.schedules import execution_of, schedule_of
 from agno_docstores.conformance.scripted import ScriptedModel
 from agno_docstores.conformance.sessions import agent_session, run_of
 
@@ -300,7 +302,7 @@ class Words(VectorDb):
         return ["keyword"]
 
 
-def _agent_os(raw: Any, guarded: bool) -> AgentOS:
+def _agent_os(raw: Any, guarded: bool, scheduler: bool = False) -> AgentOS:
     @tool(requires_confirmation=True)
     def launch() -> str:
         """Launch it."""
@@ -342,6 +344,9 @@ def _agent_os(raw: Any, guarded: bool) -> AgentOS:
         authorization=Authorization(verification_keys=[SECRET], algorithm="HS256") if guarded else False,
         user_isolation=guarded,
         telemetry=False,
+        scheduler=scheduler,
+        scheduler_poll_interval=3600,
+        scheduler_base_url="http://os",
     )
 
 
@@ -350,19 +355,25 @@ _BUILT: dict[tuple[str, bool, bool], tuple[AgentOS, Any]] = {}
 
 
 @asynccontextmanager
-async def serving(which: str, raw: Any, *others: Any, guarded: bool = False) -> AsyncIterator[Side]:
+async def serving(
+    which: str, raw: Any, *others: Any, guarded: bool = False, scheduler: bool = False
+) -> AsyncIterator[Side]:
     """AgentOS on a database, started, and stopped in the end.
 
-    `others`: more handles under the same id. `guarded`: callers have to name themselves and see what is theirs. One
-    that was built before for the same purpose (`which`) moves to this database.
+    `others`: more handles under the same id. `guarded`: callers have to name themselves and see what is theirs.
+    `scheduler`: it runs schedules, by requests to itself. One that was built before for the same purpose (`which`)
+    moves to this database; one with a scheduler is built anew, for its routes keep the database they were made with.
     """
     for db in (raw, *others):
         db.id = "os-db"
     key = (which, guarded, isinstance(raw, AsyncBaseDb))
-    if key not in _BUILT:
-        built = _agent_os(raw, guarded)
-        _BUILT[key] = built, built.get_app()
-    agent_os, app = _BUILT[key]
+    if scheduler or key not in _BUILT:
+        built = _agent_os(raw, guarded, scheduler)
+        agent_os, app = built, built.get_app()
+        if not scheduler:
+            _BUILT[key] = agent_os, app
+    else:
+        agent_os, app = _BUILT[key]
     agent_os.db = raw
     for handles in (*agent_os.dbs.values(), *agent_os.knowledge_dbs.values()):
         handles[:] = [raw, *others]
@@ -376,6 +387,8 @@ async def serving(which: str, raw: Any, *others: Any, guarded: bool = False) -> 
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://os") as client,
     ):
+        if scheduler:
+            app.state.scheduler_executor._client = httpx.AsyncClient(transport=transport)
         yield Side(Awaitable(raw), app, client)
 
 
@@ -386,11 +399,11 @@ def oracle_for(raw: Any, folder: Path, **options: Any) -> Any:
 
 
 @asynccontextmanager
-async def compared(raw: Any, folder: Path, *, guarded: bool = False) -> AsyncIterator[Both]:
+async def compared(raw: Any, folder: Path, *, guarded: bool = False, scheduler: bool = False) -> AsyncIterator[Both]:
     """AgentOS on this database and on the oracle."""
     async with (
-        serving("under test", raw, guarded=guarded) as ours,
-        serving("oracle", oracle_for(raw, folder), guarded=guarded) as oracle,
+        serving("under test", raw, guarded=guarded, scheduler=scheduler) as ours,
+        serving("oracle", oracle_for(raw, folder), guarded=guarded, scheduler=scheduler) as oracle,
     ):
         yield Both(ours, oracle)
 
@@ -424,6 +437,12 @@ def both(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> 
 def guarded(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
     """An AgentOS whose callers name themselves by a token, and see what is theirs."""
     yield from _entered(runner, compared(db.raw, tmp_path, guarded=True))
+
+
+@pytest.fixture
+def scheduling(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
+    """An AgentOS that lets everybody do everything, and runs schedules."""
+    yield from _entered(runner, compared(db.raw, tmp_path, scheduler=True))
 
 
 # --- Sessions and runs ------------------------------------------------------------------------------------------------
@@ -1039,6 +1058,96 @@ async def test_learnings_answer_as_on_sqlite(both: Both) -> None:
     await both.delete("/learnings/users/nobody", status=204)
     assert await listed("") == ["user_memory"]
     assert both.unasked("Learnings") == set()
+
+
+# --- Schedules and approvals ------------------------------------------------------------------------------------------
+
+
+async def test_schedules_and_approvals_answer_as_on_sqlite(scheduling: Both) -> None:
+    both = scheduling
+    assert (await both.get("/schedules"))["data"] == []
+    yearly = {"cron_expr": "0 0 1 1 *", "endpoint": "/health", "method": "GET", "payload": {"a.b": [None, 1.5]}}
+    made = await both.post("/schedules", {"name": "daily", **yearly}, status=201)
+    assert (made["id"], made["created_at"], made["enabled"]) == ("generated-0", "now", True)
+    await both.post("/schedules", {"name": "daily", **yearly}, status=409)
+    await both.post("/schedules", {"name": "wrong", **yearly, "cron_expr": "x"}, status=422)
+    for number in range(3):
+        row = schedule_of(f"s{number}", endpoint="/health", method="GET", cron_expr="0 0 1 1 *", created_at=T0 + number)
+        await both.seed("create_schedule", {**row, "user_id": ("u1", None)[number % 2]})
+    assert [row["id"] for row in (await both.get("/schedules"))["data"]] == ["generated-0", "s2", "s1", "s0"]
+    assert [row["id"] for row in (await both.get("/schedules?limit=2&page=2"))["data"]] == ["s1", "s0"]
+    assert (await both.get("/schedules?limit=2&page=3"))["meta"]["total_count"] == 4
+    await both.get("/schedules/s1")
+    await both.get("/schedules/nothing", status=404)
+    await both.post("/schedules/s1/disable")
+    assert [row["id"] for row in (await both.get("/schedules?enabled=false"))["data"]] == ["s1"]
+    await both.post("/schedules/s1/trigger", status=409)
+    assert (await both.post("/schedules/s1/enable"))["next_run_at"] > T0
+    changed = await both.patch("/schedules/s1", {"name": "renamed", "payload": {"x": []}, "timeout_seconds": 5})
+    assert (changed["name"], changed["payload"], changed["updated_at"]) == ("renamed", {"x": []}, "now")
+    await both.patch("/schedules/s1", {"name": "s0"}, status=200)  # another owner's
+    await both.patch("/schedules/s1", {"name": "daily"}, status=409)
+    for path in ["disable", "enable", "trigger"]:
+        await both.post(f"/schedules/nothing/{path}", status=404)
+    for method in (both.patch, both.delete):
+        await method("/schedules/nothing", {"name": "x"}, status=404)
+
+    for number in range(3):
+        run = execution_of(f"r{number}", "s0", output={"n": number}, created_at=T0 + number, completed_at=T0 + 5)
+        await both.seed("create_schedule_run", {**run, "status": "success"})
+    assert [row["id"] for row in (await both.get("/schedules/s0/runs?limit=2"))["data"]] == ["r2", "r1"]
+    assert (await both.get("/schedules/s0/runs?limit=2&page=3"))["meta"]["total_count"] == 3
+    assert (await both.get("/schedules/s0/runs/r1"))["output"] == {"n": 1}
+    await both.get("/schedules/s1/runs/r1", status=404)
+    await both.get("/schedules/nothing/runs", status=404)
+
+    # What is triggered, and what is due, is run by requests of AgentOS to itself. Its runs have ids of its own making.
+    for side in (both.oracle, both.ours):
+        triggered = (await side.client.post("/schedules/s2/trigger")).json()
+        assert (triggered["status"], triggered["status_code"], triggered["user_id"]) == ("success", 200, "u1")
+        found = (await side.client.get(f"/schedules/s2/runs/{triggered['id']}")).json()
+        # Agno reads the clock once for the answer and once for the row.
+        assert {**found, "completed_at": None} == {**triggered, "completed_at": None}
+        await side.store.update_schedule("s2", next_run_at=T0)
+        poller = side.app.state.scheduler_poller
+        await poller._poll_once()
+        await asyncio.gather(*poller._in_flight)
+        row = await side.store.get_schedule("s2")
+        assert (row["locked_by"], row["locked_at"]) == (None, None) and row["next_run_at"] > T0
+        assert [run["status"] for run in (await side.store.get_schedule_runs("s2"))[0]] == ["success"] * 2
+    both.requested.add(("POST", "/schedules/s2/trigger"))
+    await both.delete("/schedules/s2", status=204)
+    await both.get("/schedules/s2/runs", status=404)
+    assert both.unasked("Schedules") == set()
+
+    assert await both.get("/approvals/count") == {"count": 0}
+    for number in range(4):
+        values = {"user_id": ("u1", "u2")[number % 2], "run_id": f"r{number // 2}", "context": {"a.b": [number]}}
+        await both.seed("create_approval", approval_of(f"a{number}", created_at=T0 + number, **values))
+
+    async def listed(query: str) -> list[str]:
+        return [row["id"] for row in (await both.get(f"/approvals?{query}"))["data"]]
+
+    assert await listed("") == ["a3", "a2", "a1", "a0"]
+    assert await listed("limit=3&page=2") == ["a0"]
+    assert await listed("user_id=u1&run_id=r1&status=pending&agent_id=ag1&approval_type=required") == ["a2"]
+    assert await listed("team_id=t1") == await listed("schedule_id=s") == await listed("pause_type=x") == []
+    await both.get("/approvals?status=nonsense", status=422)
+    assert await both.get("/approvals/count?user_id=u1") == {"count": 2}
+    await both.get("/approvals/a1")
+    await both.get("/approvals/a1/status")
+    decision = {"status": "approved", "resolved_by": "boss", "resolution_data": {"values": [{"$x": None}]}}
+    assert (await both.post("/approvals/a1/resolve", decision))["resolved_at"] == "now"
+    await both.post("/approvals/a1/resolve", {"status": "rejected"}, status=409)
+    await both.post("/approvals/nothing/resolve", {"status": "rejected"}, status=404)
+    assert (await both.get("/approvals/a1/status"))["status"] == "approved"
+    assert await both.get("/approvals/count") == {"count": 3}
+    for path in ["nothing", "nothing/status"]:
+        await both.get(f"/approvals/{path}", status=404)
+    await both.delete("/approvals/a0", status=204)
+    await both.delete("/approvals/a0", status=500)
+    assert await listed("status=pending") == ["a3", "a2"]
+    assert both.unasked("Approvals") == set()
 
 
 # --- Scoped callers ---------------------------------------------------------------------------------------------------
