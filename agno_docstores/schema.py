@@ -450,6 +450,73 @@ AUTH_TOKENS = Kind(
     indexes=(Index("user_created", ("user_id",), "created_at"),),
 )
 
+#: What a role may do, as a whole: so it changes in one step.
+AUTHZ_POLICIES = Kind(
+    name="authz_policies",
+    table="authz_policy_table_name",
+    fields=("role",),
+    body=("rows",),  # [resource, action, effect] each
+    indexes=(Index("all_roles", (), "role"),),
+)
+
+#: The roles that a subject holds, as a whole.
+AUTHZ_GROUPING = Kind(
+    name="authz_grouping",
+    table="authz_grouping_table_name",
+    fields=("subject", "roles"),
+    indexes=(
+        Index("all_subjects", (), "subject"),
+        Index("role_subjects", ("roles",), "subject", optional=True),  # needless where there are members
+    ),
+    multi=frozenset({"roles"}),
+)
+
+#: That a subject holds a role, as the role's: kept where it can be committed with the subject's record.
+AUTHZ_MEMBERS = Kind(
+    name="authz_members",
+    table="authz_grouping_table_name",
+    fields=("role", "subject"),
+    indexes=(Index("role_subjects", ("role",), "subject", strong=True),),
+    parent="role",
+)
+
+AUTHZ_ROLES = Kind(
+    name="authz_roles",
+    table="authz_roles_table_name",
+    fields=("home", "slug"),  # `home` is the same for all: as children they are listed strongly
+    body=("role",),  # the row
+    indexes=(Index("all_slugs", ("home",), "slug", strong=True),),
+    parent="home",
+)
+
+AUTHZ_USERS = Kind(
+    name="authz_users",
+    table="authz_users_table_name",
+    fields=("key", "email", "name", "disabled", "created_at", "updated_at"),  # `key`: the id
+    body=("user",),  # the row
+    indexes=(
+        Index("disabled_created", ("disabled",), "created_at", spread=True),
+        Index("all_created", (), "created_at"),
+    ),
+    volatile=frozenset({"updated_at"}),
+)
+
+AUTHZ_AUDIT = Kind(
+    name="authz_audit",
+    table="authz_audit_table_name",
+    fields=("actor", "action", "target", "created_at"),
+    body=("event",),  # the row
+    indexes=(Index("all_created", (), "created_at"),),
+)
+
+AUTHZ_DECISIONS = Kind(
+    name="authz_decisions",
+    table="authz_decisions_table_name",
+    fields=("actor", "action", "target", "created_at"),
+    body=("event",),  # the row
+    indexes=(Index("all_created", (), "created_at"),),
+)
+
 
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
@@ -499,6 +566,13 @@ KINDS = {
         APPROVALS,
         SERVICE_ACCOUNTS,
         AUTH_TOKENS,
+        AUTHZ_POLICIES,
+        AUTHZ_GROUPING,
+        AUTHZ_MEMBERS,
+        AUTHZ_ROLES,
+        AUTHZ_USERS,
+        AUTHZ_AUDIT,
+        AUTHZ_DECISIONS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

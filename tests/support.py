@@ -31,6 +31,7 @@ PARTS = {
     "approvals": "approvals",
     "service_accounts": "service accounts",
     "auth_tokens": "tokens of tools",
+    "authz": "roles, policies, user directory, audit",
     "state": "state updates, versions, conflicts",
     "summaries": "summaries",
     "lifetimes": "expiry, sweeps",
