@@ -365,7 +365,7 @@ async def test_what_a_token_holds_is_in_no_message(db: Any, caplog: pytest.LogCa
 @pytest.mark.cells("memory-sync", "mongo-sync-secantus", "dynamo-sync-local", "firestore-sync-google")
 async def test_what_is_asked_at_every_request_costs_little_whatever_there_is(db: Any) -> None:
     await prepared(db)
-    for number in range(40):
+    for number in range(12):
         await db.create_service_account(account_of(f"x{number:02}"))
         await db.assign_authz_role(f"x{number:02}", "r")
         await db.create_approval(approval_of(f"x{number:02}", run_id=f"x{number}"))
