@@ -208,7 +208,7 @@ async def test_a_run_stored_while_its_schedule_is_deleted_does_not_outlive_it(ce
             return False
         return True
 
-    outcomes = set()
+    outcomes: set[bool] = set()
     for first in ("deletion", "run"):
         for at in range(1, 12):
             with cell.storage() as name:
