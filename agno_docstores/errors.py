@@ -61,6 +61,16 @@ class SessionNotFoundError(DocstoreError, LookupError):
         super().__init__(f"session {session_id!r} does not exist; save the session before its runs")
 
 
+class ScheduleNotFoundError(DocstoreError, LookupError):
+    """A run of a schedule was written that does not exist (any more). Nothing is left of it."""
+
+    status_code = 404
+
+    def __init__(self, schedule_id: str) -> None:
+        self.schedule_id = schedule_id
+        super().__init__(f"schedule {schedule_id!r} does not exist")
+
+
 class ContentionError(DocstoreError):
     """Other writers kept winning: the write was tried `attempts` times and is not stored. Safe to try again."""
 

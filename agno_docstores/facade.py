@@ -18,6 +18,8 @@ from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, itera
 from agno_docstores.chunks import MAX_VALUE_BYTES
 from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
 from agno_docstores.domains.approvals import Approvals
+from agno_docstores.domains.auth_tokens import AuthTokens
+from agno_docstores.domains.directory import Directory
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
@@ -26,8 +28,10 @@ from agno_docstores.domains.management import Management
 from agno_docstores.domains.memories import Memories
 from agno_docstores.domains.messages import Messages
 from agno_docstores.domains.metrics import Metrics
+from agno_docstores.domains.roles import Roles
 from agno_docstores.domains.runs import Runs
 from agno_docstores.domains.schedules import Schedules
+from agno_docstores.domains.service_accounts import ServiceAccounts
 from agno_docstores.domains.sessions import OnConflict, Sessions
 from agno_docstores.domains.state import State
 from agno_docstores.domains.summaries import Summaries
@@ -95,6 +99,10 @@ class Engine:
             "Metrics": Metrics(self.kernel, histories),
             "Schedules": Schedules(self.kernel),
             "Approvals": Approvals(self.kernel),
+            "ServiceAccounts": ServiceAccounts(self.kernel),
+            "AuthTokens": AuthTokens(self.kernel),
+            "Roles": Roles(self.kernel),
+            "Directory": Directory(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -158,6 +166,7 @@ def _engine(
     if "session_table" in tables:
         chosen.add(db.runs_table_name)  # Agno derives it from the session table's name
     names = {getattr(db, attribute(a)) for a in TABLE_ARGUMENTS if hasattr(db, attribute(a))}
+    names |= {getattr(db, kind.table) for kind in KINDS.values()}  # a few of which no argument names
     physical = {name: naming(name, name in chosen) for name in names}
     engine = Engine(
         make_driver(KINDS, {kind.name: physical[getattr(db, kind.table)] for kind in KINDS.values()}),
@@ -365,6 +374,52 @@ class Docstore(BaseDb):
     get_pending_approval_count = blocking(Approvals.get_pending_approval_count)
     update_approval_run_status = blocking(Approvals.update_approval_run_status)
 
+    create_service_account = blocking(ServiceAccounts.create_service_account)
+    get_service_account = blocking(ServiceAccounts.get_service_account)
+    get_service_account_by_token_hash = blocking(ServiceAccounts.get_service_account_by_token_hash)
+    get_service_account_by_name = blocking(ServiceAccounts.get_service_account_by_name)
+    get_service_accounts = blocking(ServiceAccounts.get_service_accounts)
+    update_service_account = blocking(ServiceAccounts.update_service_account)
+    delete_service_account = blocking(ServiceAccounts.delete_service_account)
+
+    get_auth_token = blocking(AuthTokens.get_auth_token)
+    upsert_auth_token = blocking(AuthTokens.upsert_auth_token)
+    delete_auth_token = blocking(AuthTokens.delete_auth_token)
+
+    get_authz_policies = blocking(Roles.get_authz_policies)
+    get_authz_role_policies = blocking(Roles.get_authz_role_policies)
+    set_authz_role_policies = blocking(Roles.set_authz_role_policies)
+    upsert_authz_policy = blocking(Roles.upsert_authz_policy)
+    delete_authz_policy = blocking(Roles.delete_authz_policy)
+    get_authz_direct_roles = blocking(Roles.get_authz_direct_roles)
+    get_authz_direct_roles_many = blocking(Roles.get_authz_direct_roles_many)
+    list_authz_role_subjects = blocking(Roles.list_authz_role_subjects)
+    authz_name_is_role = blocking(Roles.authz_name_is_role)
+    assign_authz_role = blocking(Roles.assign_authz_role)
+    unassign_authz_role = blocking(Roles.unassign_authz_role)
+    replace_authz_subject_roles = blocking(Roles.replace_authz_subject_roles)
+    list_authz_roles = blocking(Roles.list_authz_roles)
+    delete_authz_role = blocking(Roles.delete_authz_role)
+    get_authz_role_meta = blocking(Roles.get_authz_role_meta)
+    list_authz_role_meta = blocking(Roles.list_authz_role_meta)
+    upsert_authz_role_meta = blocking(Roles.upsert_authz_role_meta)
+    delete_authz_role_meta = blocking(Roles.delete_authz_role_meta)
+
+    get_authz_user = blocking(Directory.get_authz_user)
+    is_authz_user_disabled = blocking(Directory.is_authz_user_disabled)
+    upsert_authz_user = blocking(Directory.upsert_authz_user)
+    set_authz_user_disabled = blocking(Directory.set_authz_user_disabled)
+    delete_authz_user = blocking(Directory.delete_authz_user)
+    list_authz_users = blocking(Directory.list_authz_users)
+    count_authz_users = blocking(Directory.count_authz_users)
+    count_authz_users_by_status = blocking(Directory.count_authz_users_by_status)
+    list_authz_user_ids = blocking(Directory.list_authz_user_ids)
+    count_authz_users_by_day = blocking(Directory.count_authz_users_by_day)
+    record_authz_audit_event = blocking(Directory.record_authz_audit_event)
+    record_authz_decision = blocking(Directory.record_authz_decision)
+    read_authz_audit_events = blocking(Directory.read_authz_audit_events)
+    count_authz_audit_events = blocking(Directory.count_authz_audit_events)
+
 
 class AsyncDocstore(AsyncBaseDb):
     """Base of the async document stores."""
@@ -546,6 +601,52 @@ class AsyncDocstore(AsyncBaseDb):
     delete_approval = awaiting(Approvals.delete_approval)
     get_pending_approval_count = awaiting(Approvals.get_pending_approval_count)
     update_approval_run_status = awaiting(Approvals.update_approval_run_status)
+
+    create_service_account = awaiting(ServiceAccounts.create_service_account)
+    get_service_account = awaiting(ServiceAccounts.get_service_account)
+    get_service_account_by_token_hash = awaiting(ServiceAccounts.get_service_account_by_token_hash)
+    get_service_account_by_name = awaiting(ServiceAccounts.get_service_account_by_name)
+    get_service_accounts = awaiting(ServiceAccounts.get_service_accounts)
+    update_service_account = awaiting(ServiceAccounts.update_service_account)
+    delete_service_account = awaiting(ServiceAccounts.delete_service_account)
+
+    get_auth_token = awaiting(AuthTokens.get_auth_token)
+    upsert_auth_token = awaiting(AuthTokens.upsert_auth_token)
+    delete_auth_token = awaiting(AuthTokens.delete_auth_token)
+
+    get_authz_policies = awaiting(Roles.get_authz_policies)
+    get_authz_role_policies = awaiting(Roles.get_authz_role_policies)
+    set_authz_role_policies = awaiting(Roles.set_authz_role_policies)
+    upsert_authz_policy = awaiting(Roles.upsert_authz_policy)
+    delete_authz_policy = awaiting(Roles.delete_authz_policy)
+    get_authz_direct_roles = awaiting(Roles.get_authz_direct_roles)
+    get_authz_direct_roles_many = awaiting(Roles.get_authz_direct_roles_many)
+    list_authz_role_subjects = awaiting(Roles.list_authz_role_subjects)
+    authz_name_is_role = awaiting(Roles.authz_name_is_role)
+    assign_authz_role = awaiting(Roles.assign_authz_role)
+    unassign_authz_role = awaiting(Roles.unassign_authz_role)
+    replace_authz_subject_roles = awaiting(Roles.replace_authz_subject_roles)
+    list_authz_roles = awaiting(Roles.list_authz_roles)
+    delete_authz_role = awaiting(Roles.delete_authz_role)
+    get_authz_role_meta = awaiting(Roles.get_authz_role_meta)
+    list_authz_role_meta = awaiting(Roles.list_authz_role_meta)
+    upsert_authz_role_meta = awaiting(Roles.upsert_authz_role_meta)
+    delete_authz_role_meta = awaiting(Roles.delete_authz_role_meta)
+
+    get_authz_user = awaiting(Directory.get_authz_user)
+    is_authz_user_disabled = awaiting(Directory.is_authz_user_disabled)
+    upsert_authz_user = awaiting(Directory.upsert_authz_user)
+    set_authz_user_disabled = awaiting(Directory.set_authz_user_disabled)
+    delete_authz_user = awaiting(Directory.delete_authz_user)
+    list_authz_users = awaiting(Directory.list_authz_users)
+    count_authz_users = awaiting(Directory.count_authz_users)
+    count_authz_users_by_status = awaiting(Directory.count_authz_users_by_status)
+    list_authz_user_ids = awaiting(Directory.list_authz_user_ids)
+    count_authz_users_by_day = awaiting(Directory.count_authz_users_by_day)
+    record_authz_audit_event = awaiting(Directory.record_authz_audit_event)
+    record_authz_decision = awaiting(Directory.record_authz_decision)
+    read_authz_audit_events = awaiting(Directory.read_authz_audit_events)
+    count_authz_audit_events = awaiting(Directory.count_authz_audit_events)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:

@@ -137,6 +137,19 @@ class Rows:
 
         return await self.kernel.transact(f"change of {self.table.kind.name} {ref.id!r}", attempt)
 
+    async def upsert(self, row: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+        """Store a new row, or set the columns of `changes` where one of its key is there, in one atomic step. Raises as
+        `insert` does. 2 requests."""
+        ref = self.table.ref(row[self.table.key])
+
+        async def attempt(fresh: bool) -> None:
+            stored = await self.kernel.get(ref)
+            before = {} if stored is None else self.table.row(stored)
+            after = self.table.new({**before, **(row if stored is None else changes)})
+            await self.kernel.commit([self.table.put(after, Expect.ABSENT if stored is None else stored.rev)])
+
+        await self.kernel.transact(f"writing of {self.table.kind.name} {ref.id!r}", attempt)
+
     async def delete(self, id: Any, may: Callable[[Row], bool] = lambda row: True) -> bool:
         """Remove a row that `may` be; whether it was there and might. 2 requests."""
         ref = self.table.ref(id)
@@ -145,7 +158,7 @@ class Rows:
             stored = await self.kernel.get(ref)
             if stored is None or not may(self.table.row(stored)):
                 return False
-            await self.kernel.commit([Delete(ref, stored.rev)])
+            await self.kernel.commit([Delete(stored.ref, stored.rev)])
             return True
 
         return await self.kernel.transact(f"removal of {self.table.kind.name} {ref.id!r}", attempt)

@@ -373,10 +373,12 @@ SCHEDULE_RUNS = Kind(
     fields=("schedule_id", "status", "user_id", "triggered_at", "completed_at", "created_at"),
     body=("run",),  # the row
     indexes=(
-        Index("schedule_created", ("schedule_id",), "created_at"),
+        # Strong: whoever deletes a schedule has to see all its runs.
+        Index("schedule_created", ("schedule_id",), "created_at", strong=True),
         Index("schedule_triggered", ("schedule_id",), "triggered_at"),
         Index("user_created", ("user_id",), "created_at"),
     ),
+    parent="schedule_id",
 )
 
 APPROVALS = Kind(
@@ -399,7 +401,8 @@ APPROVALS = Kind(
     ),
     body=("approval",),  # the row
     indexes=(
-        Index("run_created", ("run_id",), "created_at"),
+        # Strong: that a run has no approval pending is a permission to go on.
+        Index("run_created", ("run_id",), "created_at", strong=True),
         Index("user_created", ("user_id",), "created_at"),
         Index("schedule_created", ("schedule_id",), "created_at"),
         Index("agent_created", ("agent_id",), "created_at"),
@@ -409,7 +412,109 @@ APPROVALS = Kind(
         Index("all_created", (), "created_at"),
         Index("user_status_created", ("user_id", "status"), "created_at", optional=True),
     ),
+    parent="run_id",
     volatile=frozenset({"updated_at"}),
+)
+
+SERVICE_ACCOUNTS = Kind(
+    name="service_accounts",
+    table="service_accounts_table_name",
+    fields=(
+        "name",
+        "active_name",  # the name, of an account that is not revoked: one such has it
+        "token_hash",
+        "user_id",
+        "owner",  # user_id, or "" for nobody's: a reader sees his own and nobody's
+        "active",  # whether it is not revoked
+        "created_at",
+        "expires_at",
+        "last_used_at",
+    ),
+    body=("account",),  # the row
+    indexes=(
+        Index("owner_created", ("owner",), "created_at"),
+        Index("name_created", ("name",), "created_at"),
+        Index("active_created", ("active",), "created_at", spread=True),
+        Index("all_created", (), "created_at"),
+    ),
+    volatile=frozenset({"last_used_at"}),
+    unique=("token_hash", "active_name"),
+    claims="service_accounts_claims",
+)
+
+AUTH_TOKENS = Kind(
+    name="auth_tokens",
+    table="auth_tokens_table_name",
+    fields=("provider", "user_id", "service", "created_at"),
+    body=("token",),  # the row
+    indexes=(Index("user_created", ("user_id",), "created_at"),),
+)
+
+#: What a role may do, as a whole: so it changes in one step.
+AUTHZ_POLICIES = Kind(
+    name="authz_policies",
+    table="authz_policy_table_name",
+    fields=("role",),
+    body=("rows",),  # [resource, action, effect] each
+    indexes=(Index("all_roles", (), "role"),),
+)
+
+#: The roles that a subject holds, as a whole.
+AUTHZ_GROUPING = Kind(
+    name="authz_grouping",
+    table="authz_grouping_table_name",
+    fields=("subject", "roles"),
+    indexes=(
+        Index("all_subjects", (), "subject"),
+        Index("role_subjects", ("roles",), "subject", optional=True),  # needless where there are members
+    ),
+    multi=frozenset({"roles"}),
+)
+
+#: That a subject holds a role, as the role's: kept where it can be committed with the subject's record.
+AUTHZ_MEMBERS = Kind(
+    name="authz_members",
+    table="authz_grouping_table_name",
+    fields=("role", "subject"),
+    indexes=(Index("role_subjects", ("role",), "subject", strong=True),),
+    parent="role",
+)
+
+AUTHZ_ROLES = Kind(
+    name="authz_roles",
+    table="authz_roles_table_name",
+    fields=("home", "slug"),  # `home` is the same for all: as children they are listed strongly
+    body=("role",),  # the row
+    indexes=(Index("all_slugs", ("home",), "slug", strong=True),),
+    parent="home",
+)
+
+AUTHZ_USERS = Kind(
+    name="authz_users",
+    table="authz_users_table_name",
+    fields=("key", "email", "name", "disabled", "created_at", "updated_at"),  # `key`: the id
+    body=("user",),  # the row
+    indexes=(
+        Index("disabled_created", ("disabled",), "created_at", spread=True),
+        Index("all_created", (), "created_at"),
+    ),
+    volatile=frozenset({"updated_at"}),
+)
+
+AUTHZ_AUDIT = Kind(
+    name="authz_audit",
+    table="authz_audit_table_name",
+    fields=("actor", "action", "target", "created_at"),
+    body=("event",),  # the row
+    indexes=(Index("all_created", (), "created_at"),),
+)
+
+AUTHZ_DECISIONS = Kind(
+    name="authz_decisions",
+    table="authz_decisions_table_name",
+    fields=("actor", "action", "target", "created_at"),
+    body=("event",),  # the row
+    indexes=(Index("all_created", (), "created_at"),),
 )
 
 
@@ -475,6 +580,15 @@ KINDS = {
         SCHEDULE_RUNS,
         APPROVALS,
         CHUNKS,
+        SERVICE_ACCOUNTS,
+        AUTH_TOKENS,
+        AUTHZ_POLICIES,
+        AUTHZ_GROUPING,
+        AUTHZ_MEMBERS,
+        AUTHZ_ROLES,
+        AUTHZ_USERS,
+        AUTHZ_AUDIT,
+        AUTHZ_DECISIONS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

@@ -46,8 +46,11 @@ from agno.tracing.schemas import Span, Trace
 from agno.vectordb.base import VectorDb
 from agno.workflow import Step, Workflow
 
+from agno_docstores.conformance.approvals import approval_of
 from agno_docstores.conformance.plugin import Awaitable
+from agno_docstores.conformance.schedules import execution_of, schedule_of
 from agno_docstores.conformance.scripted import ScriptedModel
+from agno_docstores.conformance.service_accounts import account_of
 from agno_docstores.conformance.sessions import agent_session, run_of
 
 SECRET = "a key of these tests, long enough for HS256 to take it"
@@ -192,6 +195,9 @@ class Both:
     async def patch(self, path: str, body: Any = None, **options: Any) -> Any:
         return await self.ask("PATCH", path, body, **options)
 
+    async def put(self, path: str, body: Any = None, **options: Any) -> Any:
+        return await self.ask("PUT", path, body, **options)
+
     async def delete(self, path: str, body: Any = None, **options: Any) -> Any:
         return await self.ask("DELETE", path, body, **options)
 
@@ -300,7 +306,7 @@ class Words(VectorDb):
         return ["keyword"]
 
 
-def _agent_os(raw: Any, guarded: bool) -> AgentOS:
+def _agent_os(raw: Any, guarded: bool, scheduler: bool, authorization: Authorization | None) -> AgentOS:
     @tool(requires_confirmation=True)
     def launch() -> str:
         """Launch it."""
@@ -339,9 +345,13 @@ def _agent_os(raw: Any, guarded: bool) -> AgentOS:
             Workflow(id="w1", name="w1", steps=[Step(name="one", agent=agent("step"))], db=raw, telemetry=False)
         ],
         knowledge=[Knowledge(name="handbook", vector_db=Words(), contents_db=raw)],
-        authorization=Authorization(verification_keys=[SECRET], algorithm="HS256") if guarded else False,
+        authorization=authorization or (guarded and Authorization(verification_keys=[SECRET], algorithm="HS256")),
+        user_directory=authorization is not None,
         user_isolation=guarded,
         telemetry=False,
+        scheduler=scheduler,
+        scheduler_poll_interval=3600,
+        scheduler_base_url="http://os",
     )
 
 
@@ -350,19 +360,29 @@ _BUILT: dict[tuple[str, bool, bool], tuple[AgentOS, Any]] = {}
 
 
 @asynccontextmanager
-async def serving(which: str, raw: Any, *others: Any, guarded: bool = False) -> AsyncIterator[Side]:
+async def serving(
+    which: str, raw: Any, *others: Any, guarded: bool = False, scheduler: bool = False, managed: bool = False
+) -> AsyncIterator[Side]:
     """AgentOS on a database, started, and stopped in the end.
 
-    `others`: more handles under the same id. `guarded`: callers have to name themselves and see what is theirs. One
-    that was built before for the same purpose (`which`) moves to this database.
+    `others`: more handles under the same id. `guarded`: callers have to name themselves and see what is theirs.
+    `scheduler`: it runs schedules, by requests to itself. One that was built before for the same purpose (`which`)
+    moves to this database; one with a scheduler is built anew, for its routes keep the database they were made with.
+    `managed`: of such a guarded one, what a caller may do is what roles in the database say, not his token.
     """
     for db in (raw, *others):
         db.id = "os-db"
     key = (which, guarded, isinstance(raw, AsyncBaseDb))
-    if key not in _BUILT:
-        built = _agent_os(raw, guarded)
-        _BUILT[key] = built, built.get_app()
-    agent_os, app = _BUILT[key]
+    roles = None
+    if managed:  # the claim, which no token has, says so also where the database is an async one
+        roles = Authorization(verification_keys=[SECRET], algorithm="HS256", audit=True, roles_claim="role")
+    if scheduler or key not in _BUILT:
+        built = _agent_os(raw, guarded, scheduler, roles)
+        agent_os, app = built, built.get_app()
+        if not scheduler:
+            _BUILT[key] = agent_os, app
+    else:
+        agent_os, app = _BUILT[key]
     agent_os.db = raw
     for handles in (*agent_os.dbs.values(), *agent_os.knowledge_dbs.values()):
         handles[:] = [raw, *others]
@@ -376,7 +396,14 @@ async def serving(which: str, raw: Any, *others: Any, guarded: bool = False) -> 
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://os") as client,
     ):
-        yield Side(Awaitable(raw), app, client)
+        if scheduler:
+            app.state.scheduler_executor._client = httpx.AsyncClient(transport=transport)
+        side = Side(Awaitable(raw), app, client)
+        if roles is not None:
+            await roles.aset_role_scopes("admin", ["agent_os:admin"])
+            await roles.aset_role_scopes("viewer", ["sessions:read"])
+            await roles.aassign("root", "admin")
+        yield side
 
 
 def oracle_for(raw: Any, folder: Path, **options: Any) -> Any:
@@ -386,11 +413,11 @@ def oracle_for(raw: Any, folder: Path, **options: Any) -> Any:
 
 
 @asynccontextmanager
-async def compared(raw: Any, folder: Path, *, guarded: bool = False) -> AsyncIterator[Both]:
-    """AgentOS on this database and on the oracle."""
+async def compared(raw: Any, folder: Path, **options: bool) -> AsyncIterator[Both]:
+    """AgentOS on this database and on the oracle; `options` as `serving` has them."""
     async with (
-        serving("under test", raw, guarded=guarded) as ours,
-        serving("oracle", oracle_for(raw, folder), guarded=guarded) as oracle,
+        serving("under test", raw, **options) as ours,
+        serving("oracle", oracle_for(raw, folder), **options) as oracle,
     ):
         yield Both(ours, oracle)
 
@@ -424,6 +451,24 @@ def both(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> 
 def guarded(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
     """An AgentOS whose callers name themselves by a token, and see what is theirs."""
     yield from _entered(runner, compared(db.raw, tmp_path, guarded=True))
+
+
+@pytest.fixture
+def scheduling(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
+    """An AgentOS that lets everybody do everything, and runs schedules."""
+    yield from _entered(runner, compared(db.raw, tmp_path, scheduler=True))
+
+
+@pytest.fixture
+def guarded_scheduling(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
+    """The same, whose callers name themselves by a token, and see what is theirs."""
+    yield from _entered(runner, compared(db.raw, tmp_path, guarded=True, scheduler=True))
+
+
+@pytest.fixture
+def managed(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
+    """The same, where roles in the database say what callers may do."""
+    yield from _entered(runner, compared(db.raw, tmp_path, guarded=True, scheduler=True, managed=True))
 
 
 # --- Sessions and runs ------------------------------------------------------------------------------------------------
@@ -1039,6 +1084,201 @@ async def test_learnings_answer_as_on_sqlite(both: Both) -> None:
     await both.delete("/learnings/users/nobody", status=204)
     assert await listed("") == ["user_memory"]
     assert both.unasked("Learnings") == set()
+
+
+# --- Schedules and approvals ------------------------------------------------------------------------------------------
+
+
+async def test_schedules_and_approvals_answer_as_on_sqlite(scheduling: Both) -> None:
+    both = scheduling
+    assert (await both.get("/schedules"))["data"] == []
+    yearly = {"cron_expr": "0 0 1 1 *", "endpoint": "/health", "method": "GET", "payload": {"a.b": [None, 1.5]}}
+    made = await both.post("/schedules", {"name": "daily", **yearly}, status=201)
+    assert (made["id"], made["created_at"], made["enabled"]) == ("generated-0", "now", True)
+    await both.post("/schedules", {"name": "daily", **yearly}, status=409)
+    await both.post("/schedules", {"name": "wrong", **yearly, "cron_expr": "x"}, status=422)
+    for number in range(3):
+        row = schedule_of(f"s{number}", endpoint="/health", method="GET", cron_expr="0 0 1 1 *", created_at=T0 + number)
+        await both.seed("create_schedule", {**row, "user_id": ("u1", None)[number % 2]})
+    assert [row["id"] for row in (await both.get("/schedules"))["data"]] == ["generated-0", "s2", "s1", "s0"]
+    assert [row["id"] for row in (await both.get("/schedules?limit=2&page=2"))["data"]] == ["s1", "s0"]
+    assert (await both.get("/schedules?limit=2&page=3"))["meta"]["total_count"] == 4
+    await both.get("/schedules/s1")
+    await both.get("/schedules/nothing", status=404)
+    await both.post("/schedules/s1/disable")
+    assert [row["id"] for row in (await both.get("/schedules?enabled=false"))["data"]] == ["s1"]
+    await both.post("/schedules/s1/trigger", status=409)
+    assert (await both.post("/schedules/s1/enable"))["next_run_at"] > T0
+    changed = await both.patch("/schedules/s1", {"name": "renamed", "payload": {"x": []}, "timeout_seconds": 5})
+    assert (changed["name"], changed["payload"], changed["updated_at"]) == ("renamed", {"x": []}, "now")
+    await both.patch("/schedules/s1", {"name": "s0"}, status=200)  # another owner's
+    await both.patch("/schedules/s1", {"name": "daily"}, status=409)
+    for path in ["disable", "enable", "trigger"]:
+        await both.post(f"/schedules/nothing/{path}", status=404)
+    for method in (both.patch, both.delete):
+        await method("/schedules/nothing", {"name": "x"}, status=404)
+
+    for number in range(3):
+        run = execution_of(f"r{number}", "s0", output={"n": number}, created_at=T0 + number, completed_at=T0 + 5)
+        await both.seed("create_schedule_run", {**run, "status": "success"})
+    assert [row["id"] for row in (await both.get("/schedules/s0/runs?limit=2"))["data"]] == ["r2", "r1"]
+    assert (await both.get("/schedules/s0/runs?limit=2&page=3"))["meta"]["total_count"] == 3
+    assert (await both.get("/schedules/s0/runs/r1"))["output"] == {"n": 1}
+    await both.get("/schedules/s1/runs/r1", status=404)
+    await both.get("/schedules/nothing/runs", status=404)
+
+    # What is triggered, and what is due, is run by requests of AgentOS to itself. Its runs have ids of its own making.
+    for side in (both.oracle, both.ours):
+        triggered = (await side.client.post("/schedules/s2/trigger")).json()
+        assert (triggered["status"], triggered["status_code"], triggered["user_id"]) == ("success", 200, "u1")
+        found = (await side.client.get(f"/schedules/s2/runs/{triggered['id']}")).json()
+        # Agno reads the clock once for the answer and once for the row.
+        assert {**found, "completed_at": None} == {**triggered, "completed_at": None}
+        await side.store.update_schedule("s2", next_run_at=T0)
+        poller = side.app.state.scheduler_poller
+        await poller._poll_once()
+        await asyncio.gather(*poller._in_flight)
+        row = await side.store.get_schedule("s2")
+        assert (row["locked_by"], row["locked_at"]) == (None, None) and row["next_run_at"] > T0
+        assert [run["status"] for run in (await side.store.get_schedule_runs("s2"))[0]] == ["success"] * 2
+    both.requested.add(("POST", "/schedules/s2/trigger"))
+    await both.delete("/schedules/s2", status=204)
+    await both.get("/schedules/s2/runs", status=404)
+    assert both.unasked("Schedules") == set()
+
+    assert await both.get("/approvals/count") == {"count": 0}
+    for number in range(4):
+        values = {"user_id": ("u1", "u2")[number % 2], "run_id": f"r{number // 2}", "context": {"a.b": [number]}}
+        await both.seed("create_approval", approval_of(f"a{number}", created_at=T0 + number, **values))
+
+    async def listed(query: str) -> list[str]:
+        return [row["id"] for row in (await both.get(f"/approvals?{query}"))["data"]]
+
+    assert await listed("") == ["a3", "a2", "a1", "a0"]
+    assert await listed("limit=3&page=2") == ["a0"]
+    assert await listed("user_id=u1&run_id=r1&status=pending&agent_id=ag1&approval_type=required") == ["a2"]
+    assert await listed("team_id=t1") == await listed("schedule_id=s") == await listed("pause_type=x") == []
+    await both.get("/approvals?status=nonsense", status=422)
+    assert await both.get("/approvals/count?user_id=u1") == {"count": 2}
+    await both.get("/approvals/a1")
+    await both.get("/approvals/a1/status")
+    decision = {"status": "approved", "resolved_by": "boss", "resolution_data": {"values": [{"$x": None}]}}
+    assert (await both.post("/approvals/a1/resolve", decision))["resolved_at"] == "now"
+    await both.post("/approvals/a1/resolve", {"status": "rejected"}, status=409)
+    await both.post("/approvals/nothing/resolve", {"status": "rejected"}, status=404)
+    assert (await both.get("/approvals/a1/status"))["status"] == "approved"
+    assert await both.get("/approvals/count") == {"count": 3}
+    for path in ["nothing", "nothing/status"]:
+        await both.get(f"/approvals/{path}", status=404)
+    await both.delete("/approvals/a0", status=204)
+    await both.delete("/approvals/a0", status=500)
+    assert await listed("status=pending") == ["a3", "a2"]
+    assert both.unasked("Approvals") == set()
+
+
+async def test_callers_and_service_accounts_see_own_schedules_and_approvals_as_on_sqlite(
+    guarded_scheduling: Both,
+) -> None:
+    both = guarded_scheduling
+    for number, user in enumerate(["u1", "u2", None]):
+        await both.seed("create_schedule", schedule_of(f"s{number}", user_id=user, created_at=T0 + number))
+        await both.seed("create_schedule_run", execution_of(f"r{number}", f"s{number}", user_id=user))
+        await both.seed("create_approval", approval_of(f"a{number}", user_id=user, created_at=T0 + number))
+    own = [f"{part}:{action}" for part in ("schedules", "approvals") for action in ("read", "write", "delete")]
+    u1, admin = both.calling("u1", *own, "sessions:read"), both.calling("root", "agent_os:admin")
+    await both.get("/schedules", status=401)
+    assert [row["id"] for row in (await u1.get("/schedules"))["data"]] == ["s0"]
+    assert [row["id"] for row in (await admin.get("/schedules"))["data"]] == ["s2", "s1", "s0"]
+    assert [row["id"] for row in (await u1.get("/approvals?user_id=u2"))["data"]] == ["a0"]
+    assert await u1.get("/approvals/count") == {"count": 1} and await admin.get("/approvals/count") == {"count": 3}
+    for path in ["schedules/s1", "schedules/s1/runs", "schedules/s1/runs/r1", "approvals/a1", "approvals/a1/status"]:
+        await u1.get(f"/{path}", status=404)
+        await admin.get(f"/{path}")
+    await u1.patch("/schedules/s1", {"description": "stolen"}, status=404)
+    await u1.delete("/schedules/s1", status=404)
+    await u1.post("/schedules/s2/disable", status=404)
+    await u1.post("/approvals/a0/resolve", {"status": "approved"}, status=404)
+    await u1.delete("/schedules/s0", status=204)
+    assert (await admin.post("/approvals/a0/resolve", {"status": "approved"}))["resolved_by"] == "root"
+
+    body = {"name": "bot", "scopes": [{"scope": "sessions:read", "effect": "allow"}]}
+    await both.post("/service-accounts", body, status=401)
+    await u1.post("/service-accounts", body, status=403)
+    for side in (both.oracle, both.ours):  # a token is drawn by chance, and told once
+        made = (await side.client.post("/service-accounts", json=body, headers=admin.headers)).json()
+        bearer = {"Authorization": f"Bearer {made['token']}"}
+        assert (await side.client.get("/sessions", headers=bearer)).status_code == 200
+        assert (await side.client.get("/schedules", headers=bearer)).status_code == 403
+        assert (await side.client.post("/service-accounts", json=body, headers=admin.headers)).status_code == 409
+        (row,) = (await side.store.get_service_accounts())[0]
+        assert row["last_used_at"] is not None and row["token_hash"] != made["token"]
+        revoked = await side.client.delete(f"/service-accounts/{row['id']}", headers=admin.headers)
+        assert revoked.status_code == 204
+        again = (await side.client.post("/service-accounts", json=body, headers=admin.headers)).json()
+        assert again["id"] != row["id"]
+        assert (await side.store.get_service_account_by_name("bot"))["id"] == again["id"]
+        for id in (row["id"], again["id"]):
+            assert await side.store.delete_service_account(id) is True
+    for number in range(3):
+        row = account_of(f"sa{number}", created_at=T0 + number, user_id=("u1", "u2", None)[number])
+        await both.seed("create_service_account", row)
+    listed = await admin.get("/service-accounts?sort_by=name&sort_order=asc&include_revoked=false&limit=2")
+    assert [row["name"] for row in listed["data"]] == ["sa0", "sa1"] and listed["meta"]["total_count"] == 3
+    assert (await admin.get("/service-accounts?limit=1&page=3"))["data"][0]["name"] == "sa0"
+    await admin.delete("/service-accounts/sa1", status=204)
+    await admin.delete("/service-accounts/nothing", status=404)
+
+
+async def test_roles_users_and_trails_answer_as_on_sqlite(managed: Both) -> None:
+    both = managed
+    root, u1 = both.calling("root"), both.calling("u1")
+    await both.get("/authz/roles", status=401)
+    await u1.get("/authz/roles", status=403)
+    assert [role["slug"] for role in (await root.get("/authz/roles"))["data"]] == ["admin", "viewer"]
+    await root.post("/authz/roles", {"slug": "editor", "name": "Editor"}, status=201)
+    await root.post("/authz/roles", {"slug": "editor"}, status=409)
+    await root.put("/authz/roles/editor/scopes", {"scopes": ["sessions:read", "sessions:write"]})
+    deny = {"scope": "agents:read", "effect": "deny"}
+    await root.patch("/authz/roles/editor/scopes", {"upsert": [deny], "remove": ["sessions:write"]})
+    changed = await root.patch("/authz/roles/editor", {"description": "edits", "is_default": False})
+    assert (changed["description"], len(changed["scopes"])) == ("edits", 2)
+    await root.get("/authz/roles/nothing", status=404)
+
+    # What is granted, changed and taken away holds at the next request.
+    await u1.get("/sessions", status=403)
+    await root.get("/authz/subjects/u1/roles")
+    await root.post("/authz/subjects/u1/roles", {"role": "editor"})
+    await u1.get("/sessions")
+    await root.post("/authz/subjects/u1/roles", {"role": "viewer"})
+    assert (await root.get("/authz/subjects/u1/roles"))["role"] == "viewer"
+    await root.put("/authz/roles/viewer/scopes", {"scopes": []})
+    await u1.get("/sessions", status=403)
+    await root.put("/authz/roles/viewer/scopes", {"scopes": ["sessions:read"]})
+    await u1.get("/sessions")
+    await root.patch("/users/u1", {"disabled": True})
+    await u1.get("/sessions", status=403)
+    await root.patch("/users/u1", {"disabled": False, "name": "U"})
+    await u1.get("/sessions")
+    await root.delete("/authz/subjects/u1/roles/viewer")
+    await u1.get("/sessions", status=403)
+    await root.delete("/authz/roles/editor")
+    assert [role["slug"] for role in (await root.get("/authz/roles"))["data"]] == ["admin", "viewer"]
+
+    await root.post("/users", {"id": "u2", "email": "Bob@x.org"})
+    for query in ["?sort_by=id&order=asc", "?search=bob", "/u2", "/metrics", "?limit=1&page=2&sort_by=id"]:
+        await root.get(f"/users{query}")
+    await root.delete("/users/u2")
+    await root.get("/users/u2", status=404)
+    trails = []
+    for side in (both.ours, both.oracle):  # events of one second are in no order
+        events = (await side.client.get("/authz/audit?sort_by=action&sort_order=asc", headers=root.headers)).json()[
+            "data"
+        ]
+        assert [event["action"] for event in events] == sorted(event["action"] for event in events)
+        trails.append(sorted((event["action"], event["actor"] or "", event["target"]) for event in events))
+    assert trails[0] == trails[1] and len(trails[0]) > 8
+    assert (await root.get("/authz/audit?search=u2&page=99"))["meta"]["total_count"] >= 2
+    assert (await root.get("/authz/decisions?search=denied&page=99"))["meta"]["total_count"] >= 4
 
 
 # --- Scoped callers ---------------------------------------------------------------------------------------------------

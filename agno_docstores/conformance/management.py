@@ -9,11 +9,15 @@ import pytest
 from agno.run.agent import RunOutput
 from agno.session import AgentSession, TeamSession, WorkflowSession
 
+from agno_docstores.conformance.approvals import approval_of
+from agno_docstores.conformance.auth_tokens import token_of
 from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.knowledge import content_of
 from agno_docstores.conformance.memories import memory_of
 from agno_docstores.conformance.metrics import at, used
 from agno_docstores.conformance.runs import run_ids
+from agno_docstores.conformance.schedules import execution_of, schedule_of
+from agno_docstores.conformance.service_accounts import account_of
 from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.conformance.traces import span, trace
 from agno_docstores.errors import InvalidIdError, StoreError
@@ -239,12 +243,19 @@ async def everything_of(db: Any, user: str | None) -> None:
     await db.upsert_trace(trace(f"{name}-t", user_id=user))
     await db.create_spans([span(f"{name}-x{number}", f"{name}-t") for number in range(2)])
     await db.upsert_learning(id=f"{name}-l", learning_type="fact", content={"text": "x"}, user_id=user)
+    await db.create_schedule(schedule_of(f"{name}-c", user_id=user))
+    await db.create_schedule_run(execution_of(f"{name}-cr", f"{name}-c", user_id=user))
+    await db.create_approval(approval_of(f"{name}-a", user_id=user))
+    await db.create_service_account(account_of(f"{name}-sa", user_id=user))
+    await db.upsert_auth_token(token_of(user_id=user))
 
 
 def is_of(user: str, kind: str, id: str, fields: dict[str, Any]) -> bool:
     """Whether a record of `everything_of` has to go with a user."""
     if kind in ("runs", "spans", "histories", "tallies"):
         return str(fields.get("session_id") or fields.get("trace_id") or id).startswith(f"{user}-")
+    if kind.endswith("_claims"):
+        return str(fields["target"]).startswith(f"{user}-")
     return fields.get("user_id") == user
 
 
@@ -256,7 +267,7 @@ async def test_all_of_a_user_is_removed_and_nothing_else(db: Any, another: Calla
     before = await contents(db)
     expected = {
         "sessions": 2, "runs": 3, "memories": 1, "knowledge": 1, "evals": 1, "traces": 1, "spans": 2, "learnings": 1,
-        "metrics": 2, "schedule_runs": 0, "schedules": 0, "approvals": 0,
+        "metrics": 2, "schedule_runs": 1, "schedules": 1, "approvals": 1, "service_accounts": 1, "auth_tokens": 1,
     }  # fmt: skip
     found = await db.purge_user("u", dry_run=True)
     assert (found.user_id, found.dry_run, found.failures, found.complete) == ("u", True, (), True)

@@ -89,7 +89,8 @@ class Approvals:
     ) -> tuple[list[Row], int]:
         """A page of approvals, the latest first, and how many match in all; every filter is exact and applied. 1 to 3
         requests by one of run, user, schedule, component or status; by several, the headers of what the first of them
-        leaves. Eventually consistent on DynamoDB. Raises on a failed read."""
+        leaves. Strongly consistent by run, which is how a gate asks; else eventually so on DynamoDB. Raises on a failed
+        read."""
         where: list[Condition] = equal(
             run_id=run_id,
             user_id=user_id,

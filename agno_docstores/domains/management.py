@@ -30,6 +30,7 @@ from agno_docstores.lifetimes import due
 from agno_docstores.port import Delete, Eq, Kind, Stored
 from agno_docstores.schema import (
     APPROVALS,
+    AUTH_TOKENS,
     EVALS,
     HISTORIES,
     KNOWLEDGE,
@@ -39,6 +40,7 @@ from agno_docstores.schema import (
     RUNS,
     SCHEDULE_RUNS,
     SCHEDULES,
+    SERVICE_ACCOUNTS,
     SESSIONS,
     SPANS,
     TRACES,
@@ -67,6 +69,8 @@ OWNED: tuple[tuple[Kind, str], ...] = (
     (SCHEDULE_RUNS, "user_id"),
     (SCHEDULES, "user_id"),
     (APPROVALS, "user_id"),
+    (SERVICE_ACCOUNTS, "owner"),
+    (AUTH_TOKENS, "user_id"),
 )
 
 
@@ -84,7 +88,8 @@ class PurgeReport:
     """What `purge_user` removed, or would remove (`dry_run`).
 
     `removed`: number of records by kind ("sessions", "runs", "memories", "knowledge", "evals", "traces", "spans",
-    "learnings", "metrics", "schedule_runs", "schedules", "approvals"); a kind of which there was nothing has 0.
+    "learnings", "metrics", "schedule_runs", "schedules", "approvals", "service_accounts", "auth_tokens"); a kind of
+    which there was nothing has 0.
     `seconds`: how long it took.
     """
 
@@ -217,8 +222,9 @@ class Management:
 
     async def purge_user(self, user_id: str, *, dry_run: bool = False) -> PurgeReport:
         """Remove everything that belongs to a user: sessions with all their runs, whoever wrote them; memories,
-        knowledge contents (not what a vector store holds of them), eval runs, traces with their spans, learnings, and
-        the rows of the metrics that count the user's sessions.
+        knowledge contents (not what a vector store holds of them), eval runs, traces with their spans, learnings,
+        schedules with their runs, approvals, service accounts, tokens of tools, and the rows of the metrics that count
+        the user's sessions. Roles, and the directory in which a user may be disabled, are the administrator's.
 
         What is unowned or another user's stays as it is, also the runs that the user has in such sessions: they belong
         to the session. A record that cannot be removed is reported, logged and passed over; repeating the call goes on,

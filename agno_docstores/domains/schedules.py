@@ -2,7 +2,7 @@
 
 Invariants: a name is an owner's once, and nobody's once; a due schedule is claimed by one of the workers that ask,
 under all conditions at once, and released by the one that holds it only; ownership, provenance and locks change by the
-methods for them alone. A read that fails is never "nothing due".
+methods for them alone; no run outlives its schedule. A read that fails is never "nothing due".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from agno.db.schemas.scheduler import build_run_endpoint, validate_schedule_upda
 
 from agno_docstores import keys
 from agno_docstores.domains.owned import owner
-from agno_docstores.errors import Conflict
+from agno_docstores.errors import Conflict, ScheduleNotFoundError
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
 from agno_docstores.port import Condition, Delete, Eq, FieldValue, Range, Stored, as_int
@@ -189,7 +189,7 @@ class Schedules:
 
     async def delete_schedule(self, schedule_id: str, user_id: str | None = None) -> bool:
         """Delete a schedule and its runs; whether it was there and `user_id`'s. What an interrupted call leaves, its
-        repetition removes. A failure is logged, and False. 3 requests, and the runs."""
+        repetition removes. A failure is logged, and False. 5 requests, and the runs."""
         return await answered(self._delete(schedule_id, user_id), False, f"schedule {schedule_id!r} was not deleted")
 
     async def _delete(self, schedule_id: str, user_id: str | None) -> bool:
@@ -201,7 +201,10 @@ class Schedules:
         if user_id is not None:
             where.append(Eq("user_id", owner(user_id)))
         await self._delete_runs(where)
-        return await self.schedules.delete(schedule_id, lambda row: _owned(row, user_id))
+        gone = await self.schedules.delete(schedule_id, lambda row: _owned(row, user_id))
+        # Whoever stores a run looks afterwards whether the schedule is there; of those who still saw it, this is rid.
+        await self._delete_runs(where)
+        return gone
 
     async def disable_schedules_for_target(self, target_type: str, target_id: str, reason: str | None = None) -> int:
         """Disable every enabled schedule that is aimed at a component, by its target or its endpoint, whosever it is;
@@ -289,8 +292,12 @@ class Schedules:
     # --- Runs -------------------------------------------------------------------------------------------------------
 
     async def create_schedule_run(self, run_data: Row) -> Row:
-        """Store a new run of a schedule, as given; what was given. Raises as `create_schedule`. 1 request."""
-        await self.runs.insert(run_data)
+        """Store a new run of a schedule, as given; what was given. Raises as `create_schedule`, and
+        `ScheduleNotFoundError`. 2 requests."""
+        row = await self.runs.insert(run_data)
+        if await self.schedules.get(row["schedule_id"]) is None:
+            await self.runs.delete(row["id"])
+            raise ScheduleNotFoundError(row["schedule_id"])
         return run_data
 
     async def update_schedule_run(self, /, schedule_run_id: str, **kwargs: Any) -> Row | None:
@@ -310,8 +317,8 @@ class Schedules:
     async def get_schedule_runs(
         self, schedule_id: str, limit: int = 20, page: int = 1, user_id: str | None = None
     ) -> tuple[list[Row], int]:
-        """A page of a schedule's runs, the latest first, and how many there are. Eventually consistent on DynamoDB. 1
-        to 3 requests. A failed read is logged, and empty."""
+        """A page of a schedule's runs, the latest first, and how many there are. Strongly consistent. 1 to 3 requests;
+        of a user, the headers of the schedule's. A failed read is logged, and empty."""
         where: list[Condition] = [Eq("schedule_id", check_id("schedule_id", schedule_id))]
         if user_id is not None:
             where.append(Eq("user_id", owner(user_id)))
@@ -320,7 +327,7 @@ class Schedules:
 
     async def get_latest_schedule_runs(self, schedule_ids: list[str]) -> dict[str, Row]:
         """The run of each schedule that was triggered last; schedules without runs are left out. Raises on a failed
-        read. 1 or 2 requests for each."""
+        read. Eventually consistent on DynamoDB. 2 or 3 requests for each."""
 
         async def latest(schedule_id: str) -> Row | None:
             query = Query(SCHEDULE_RUNS, (Eq("schedule_id", schedule_id),), "triggered_at", descending=True)
@@ -344,7 +351,7 @@ class Schedules:
         return await self._delete_runs((Eq("schedule_id", check_id("schedule_id", schedule_id)), completed))
 
     async def _delete_runs(self, where: Sequence[Condition]) -> int:
-        found: list[Stored] = await self.kernel.page(Query(SCHEDULE_RUNS, tuple(where)))
+        found: list[Stored] = await self.kernel.page(Query(SCHEDULE_RUNS, tuple(where), "created_at"), body=False)
         failed = await self.kernel.write_many(Delete(record.ref) for record in found)
         if failed:
             raise failed[0].error

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.approvals import *  # noqa: F403

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.auth_tokens import *  # noqa: F403

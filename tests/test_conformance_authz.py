@@ -1,0 +1,1 @@
+from agno_docstores.conformance.authz import *  # noqa: F403

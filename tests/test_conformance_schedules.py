@@ -1,0 +1,1 @@
+from agno_docstores.conformance.schedules import *  # noqa: F403

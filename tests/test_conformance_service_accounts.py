@@ -1,0 +1,1 @@
+from agno_docstores.conformance.service_accounts import *  # noqa: F403

@@ -1,0 +1,386 @@
+"""Schedules, approvals, accounts, tokens and roles beyond the conformance suite: faults at each call of what takes
+several records, what an index that lags behind may not decide, what a failing store is answered with, and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from agno.run.base import RunStatus
+
+from agno_docstores.conformance.approvals import approval_of
+from agno_docstores.conformance.auth_tokens import token_of
+from agno_docstores.conformance.authz import ALLOW, DENY, event_of, user_of
+from agno_docstores.conformance.plugin import Awaitable as Handle
+from agno_docstores.conformance.plugin import close
+from agno_docstores.conformance.schedules import T0, execution_of, schedule_of
+from agno_docstores.conformance.service_accounts import account_of
+from agno_docstores.errors import ScheduleNotFoundError, StoreError
+from tests.faults import Crashed, Fault
+from tests.test_faults import CRASHES, MOST_CALLS, TRANSIENT
+
+CELLS = pytest.mark.cells("memory-sync*")
+Operation = Callable[[Any], Awaitable[Any]]
+
+
+async def prepared(db: Any) -> None:
+    for id in ("s1", "s2"):
+        await db.create_schedule(schedule_of(id, next_run_at=T0))
+        for number in range(3):
+            await db.create_schedule_run(execution_of(f"{id}-r{number}", id, completed_at=T0 + number))
+    for number in range(2):
+        await db.create_approval(approval_of(f"a{number}"))
+    await db.create_service_account(account_of("sa1", "bot"))
+    await db.upsert_auth_token(token_of())
+    await db.set_authz_role_policies("r", [("x", "run", ALLOW)])
+    await db.upsert_authz_role_meta("r", {"is_default": False, "created_at": T0, "updated_at": T0})
+    for subject, role in [("u", "r"), ("u", "s"), ("v", "r"), ("r", "s")]:
+        await db.assign_authz_role(subject, role)
+    await db.upsert_authz_user("u", user_of())
+
+
+def timeless(row: dict[str, Any] | None) -> Any:
+    moments = ("updated_at", "created_at", "locked_at")
+    return None if row is None else {name: value for name, value in row.items() if name not in moments}
+
+
+async def state(db: Any) -> dict[str, Any]:
+    """All that can be read, without times."""
+    found: dict[str, Any] = {}
+    for id in ("s1", "s2"):
+        found[id] = timeless(await db.get_schedule(id))
+        for run in (await db.get_schedule_runs(id))[0]:
+            found[run["id"]] = timeless(run)
+    found |= {row["id"]: timeless(row) for row in (await db.get_approvals())[0]}
+    found |= {row["id"]: timeless(row) for row in (await db.get_service_accounts())[0]}
+    found["bot"] = timeless(await db.get_service_account_by_name("bot"))
+    token = timeless(await db.get_auth_token("google", "u", "gmail"))
+    found["token"] = token and {**token, "id": None}
+    for name in ("r", "s", "t"):
+        found[f"policy of {name}"] = await db.get_authz_role_policies(name)
+        found[f"shown of {name}"] = timeless(await db.get_authz_role_meta(name))
+    holders = {name: await db.list_authz_role_subjects(name) for name in ("r", "s", "t")}
+    for subject, roles in (await db.get_authz_direct_roles_many(["u", "v", "r"])).items():
+        found[f"roles of {subject}"] = roles
+        assert [name for name in holders if subject in holders[name]] == roles, "who holds a role, from either side"
+    found["user"] = timeless(await db.get_authz_user("u"))
+    return found
+
+
+async def removal_of_a_schedule(db: Any) -> Any:
+    return await db.delete_schedule("s1") or await db.get_schedule("s1") is None
+
+
+async def removal_of_runs(db: Any) -> Any:
+    return await db.delete_schedule_runs("s1", before=T0 + 2) is not None
+
+
+async def disabling_of_what_is_aimed_at_an_agent(db: Any) -> Any:
+    return await db.disable_schedules_for_target("agent", "a1") is not None
+
+
+async def status_of_a_run(db: Any) -> Any:
+    return await db.update_approval_run_status("r1", RunStatus.completed)
+
+
+async def renaming(db: Any) -> Any:
+    return (await db.update_schedule("s1", name="renamed"))["name"]
+
+
+async def revocation(db: Any) -> Any:
+    return (await db.update_service_account("sa1", revoked_at=T0))["revoked_at"]
+
+
+async def replacement_of_a_token(db: Any) -> Any:
+    return (await db.upsert_auth_token(token_of(token_data={"n": 1})))["token_data"]
+
+
+async def replacement_of_roles(db: Any) -> Any:
+    return await db.replace_authz_subject_roles("u", "t")
+
+
+async def replacement_of_a_policy(db: Any) -> Any:
+    return await db.set_authz_role_policies("r", [("y", "run", DENY)])
+
+
+async def removal_of_a_role(db: Any) -> Any:
+    return await db.delete_authz_role("r")
+
+
+async def disabling_of_a_user(db: Any) -> Any:
+    return await db.set_authz_user_disabled("u", True)
+
+
+OPERATIONS: list[Operation] = [
+    removal_of_a_schedule, removal_of_runs, disabling_of_what_is_aimed_at_an_agent, status_of_a_run, renaming,
+    revocation, replacement_of_a_token, replacement_of_roles, replacement_of_a_policy, removal_of_a_role,
+    disabling_of_a_user,
+]  # fmt: skip
+
+
+@CELLS
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Operation) -> None:
+    expected: tuple[Any, dict[str, Any]] | None = None
+    for kind in ("none", *TRANSIENT):
+        for at in range(1, MOST_CALLS):
+            fault = Fault(kind, at)
+            with cell.storage() as name:
+                db = Handle(cell.open(name))
+                await prepared(db)
+                db.io.hooks.append(fault)
+                answer = await operation(db)
+                db.io.hooks.clear()
+                found = (answer, await state(db))
+                await close(db.raw)
+            if expected is None:
+                expected = found
+            if not fault.struck:
+                break
+            assert found == expected, f"{kind} at call {at}"
+        else:
+            raise AssertionError(f"more than {MOST_CALLS} calls")
+
+
+@CELLS
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+async def test_a_crash_at_any_call_leaves_whole_records_and_can_be_repeated(
+    cell: Any, runner: Any, operation: Operation
+) -> None:
+    expected: dict[str, Any] | None = None
+    for kind in ("none", *CRASHES):
+        for at in range(1, MOST_CALLS):
+            fault = Fault(kind, at)
+            with cell.storage() as name:
+                db = Handle(cell.open(name))
+                await prepared(db)
+                before = await state(db)
+                db.io.hooks.append(fault)
+                try:
+                    await operation(db)
+                    assert not fault.struck
+                    db.io.hooks.clear()
+                    expected = expected or await state(db)
+                except Crashed:
+                    assert expected is not None
+                    survivor = Handle(cell.open(name))
+                    between = await state(survivor)
+                    for what in before.keys() | expected.keys() | between.keys():
+                        steps = (before.get(what), expected.get(what))
+                        assert between.get(what) in steps, f"{kind} at call {at}: {what}"
+                    if operation is removal_of_a_role and between != before:
+                        assert between["policy of r"] == [], "from its first step on it grants nothing"
+                    await operation(survivor)
+                    assert await state(survivor) == expected, f"{kind} at call {at}"
+                    await close(survivor.raw)
+                await close(db.raw)
+            if not fault.struck:
+                break
+        else:
+            raise AssertionError(f"more than {MOST_CALLS} calls")
+
+
+class Meanwhile:
+    """A hook that has another handle do something, once, before the n-th call."""
+
+    def __init__(self, at: int, act: Callable[[], Any]) -> None:
+        self.left, self.act = at, act
+
+    def before(self, operation: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.act()
+
+    def after(self, operation: str) -> None:
+        pass
+
+
+@CELLS
+async def test_a_run_stored_while_its_schedule_is_deleted_does_not_outlive_it(cell: Any, runner: Any) -> None:
+    """Whichever call of the one the whole of the other comes before."""
+
+    def store(db: Any) -> bool:
+        try:
+            db.create_schedule_run(execution_of("late", "s1"))
+        except ScheduleNotFoundError as error:
+            assert error.schedule_id == "s1"
+            return False
+        return True
+
+    outcomes: set[bool] = set()
+    for first in ("deletion", "run"):
+        for at in range(1, 12):
+            with cell.storage() as name:
+                db, other = Handle(cell.open(name)), Handle(cell.open(name))
+                await prepared(db)
+                if first == "deletion":
+                    meanwhile = Meanwhile(at, lambda other=other: outcomes.add(store(other.raw)))
+                    db.io.hooks.append(meanwhile)
+                    assert await db.delete_schedule("s1") is True
+                else:
+                    meanwhile = Meanwhile(at, lambda other=other: other.raw.delete_schedule("s1"))
+                    db.io.hooks.append(meanwhile)
+                    outcomes.add(store(db.raw))
+                db.io.hooks.clear()
+                if meanwhile.left <= 0:
+                    assert await other.get_schedule_run("late") is None
+                    assert await other.get_schedule_runs("s1") == ([], 0)
+                await close(db.raw)
+                await close(other.raw)
+    assert outcomes == {True, False}
+
+
+# --- Strong reads -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cells("memory-sync", "memory-async")
+async def test_what_decides_does_not_rest_on_an_index_that_lags_behind(db: Any) -> None:
+    """A gate, a cascade, a verifier, a policy engine: each sees what was acknowledged a moment ago."""
+    await prepared(db)
+    await db.create_schedule(schedule_of("s3"))
+    db.raw.store.lag_indexes()
+    await db.create_approval(approval_of("late", run_id="r9"))
+    assert [row["id"] for row in (await db.get_approvals(run_id="r9", status="pending", limit=1))[0]] == ["late"]
+    assert (await db.get_approvals(run_id="r9", approval_type="required"))[1] == 1
+    assert await db.update_approval_run_status("r9", RunStatus.completed) == 1
+    await db.update_approval("late", expected_status="pending", status="approved")
+    assert await db.get_approvals(run_id="r9", status="pending") == ([], 0)
+    await db.create_schedule_run(execution_of("s3-r", "s3", completed_at=T0))
+    assert (await db.get_schedule_runs("s3"))[1] == 1
+    assert await db.delete_schedule_runs("s3", before=T0 + 1) == 1
+    await db.create_schedule_run(execution_of("s3-q", "s3"))
+    assert await db.delete_schedule("s3") is True
+    assert await db.get_schedule_run("s3-q") is None
+    await db.update_schedule("s2", enabled=False)
+    assert (await db.claim_due_schedule("w"))["id"] == "s1"
+    assert await db.claim_due_schedule("w") is None, "what is disabled is not claimed, whatever the index says"
+    await db.create_service_account(account_of("sa2", "late"))
+    assert (await db.get_service_account_by_token_hash("hash-sa2"))["id"] == "sa2"
+    assert (await db.get_service_account_by_name("late"))["id"] == "sa2"
+    await db.update_service_account("sa1", revoked_at=T0)
+    assert (await db.get_service_account_by_token_hash("hash-sa1"))["revoked_at"] == T0
+    assert await db.get_service_account_by_name("bot") is None
+    await db.assign_authz_role("late", "new-role")
+    assert await db.authz_name_is_role("new-role") is True
+    assert await db.list_authz_role_subjects("new-role") == ["late"]
+    await db.upsert_authz_role_meta("new-role", {"is_default": True, "created_at": T0, "updated_at": T0})
+    assert [row["slug"] for row in await db.list_authz_role_meta() if row["is_default"]] == ["new-role"]
+    await db.assign_authz_role("w", "r")
+    await db.delete_authz_role("r")
+    assert await db.get_authz_direct_roles("w") == []
+
+
+# --- A store that fails -----------------------------------------------------------------------------------------------
+
+ANSWERS: list[tuple[str, tuple[Any, ...], dict[str, Any], Any]] = [
+    ("get_schedule", ("s1",), {}, None),
+    ("get_schedule_by_name", ("s1",), {}, None),
+    ("get_schedules", (), {}, ([], 0)),
+    ("update_schedule", ("s1",), {"description": "x"}, None),
+    ("delete_schedule", ("s1",), {}, False),
+    ("release_schedule", ("s1",), {}, False),
+    ("update_schedule_run", ("s1-r0",), {"status": "x"}, None),
+    ("get_schedule_run", ("s1-r0",), {}, None),
+    ("get_schedule_runs", ("s1",), {}, ([], 0)),
+    ("get_approval", ("a0",), {}, None),
+    ("update_approval", ("a0",), {"status": "approved"}, None),
+    ("delete_approval", ("a0",), {}, False),
+    ("get_pending_approval_count", (), {}, 0),
+    ("update_approval_run_status", ("r1", RunStatus.completed), {}, 0),
+    ("get_service_account", ("sa1",), {}, None),
+    ("get_service_account_by_name", ("bot",), {}, None),
+    ("get_service_accounts", (), {}, ([], 0)),
+    ("update_service_account", ("sa1",), {"last_used_at": 1}, None),
+    ("delete_service_account", ("sa1",), {}, False),
+    ("get_auth_token", ("google", "u", "gmail"), {}, None),
+    ("upsert_auth_token", (token_of(token_data={"secret": "hunter2"}),), {}, None),
+    ("delete_auth_token", ("google", "u", "gmail"), {}, False),
+]
+RAISING: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+    ("get_schedules", (), {"raise_on_error": True}),
+    ("create_schedule", (schedule_of("new"),), {}),
+    ("disable_schedules_for_target", ("agent", "a1"), {}),
+    ("stamp_schedule_provenance", ("s1",), {"managed_by": "studio"}),
+    ("claim_due_schedule", ("w",), {}),
+    ("create_schedule_run", (execution_of("new"),), {}),
+    ("delete_schedule_runs", ("s1",), {"before": T0}),
+    ("get_latest_schedule_runs", (["s1"],), {}),
+    ("create_approval", (approval_of("new"),), {}),
+    ("get_approvals", (), {"run_id": "r1"}),
+    ("create_service_account", (account_of("new"),), {}),
+    ("get_service_account_by_token_hash", ("hash-sa1",), {}),
+    ("get_authz_policies", (["r"],), {}),
+    ("get_authz_direct_roles", ("u",), {}),
+    ("authz_name_is_role", ("r",), {}),
+    ("is_authz_user_disabled", ("u",), {}),
+    ("list_authz_role_meta", (), {}),
+    ("delete_authz_role", ("r",), {}),
+    ("record_authz_audit_event", (event_of("e1"),), {}),
+]
+
+
+class Refusing:
+    """A hook: the store refuses every call."""
+
+    def before(self, operation: str) -> None:
+        raise StoreError(operation, "test", "refused")
+
+    def after(self, operation: str) -> None:
+        pass
+
+
+@pytest.mark.cells("memory-sync", "memory-async")
+async def test_a_failing_store_is_answered_as_the_contract_says_and_never_unseen(
+    db: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    await prepared(db)
+    db.io.hooks.append(Refusing())
+    for method, args, kwargs, answer in ANSWERS:
+        caplog.clear()
+        assert await getattr(db, method)(*args, **kwargs) == answer, method
+        (told,) = [record for record in caplog.records if record.name == "agno_docstores"]
+        assert "refused" in told.message and "hunter2" not in told.message
+    for method, args, kwargs in RAISING:
+        with pytest.raises(StoreError, match="refused"):
+            await getattr(db, method)(*args, **kwargs)
+
+
+@pytest.mark.cells("memory-*")
+async def test_storage_that_is_not_there_is_no_failure(db: Any) -> None:
+    """SqliteDb raises here, because it cannot tell the two; we can, and nothing is what there is."""
+    assert await db.get_schedules(raise_on_error=True) == ([], 0)
+
+
+@pytest.mark.cells("memory-*")
+async def test_what_a_token_holds_is_in_no_message(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    assert await db.upsert_auth_token(token_of(token_data={"key": {"hunter2"}})) is None
+    (told,) = [record.message for record in caplog.records if record.name == "agno_docstores"]
+    assert "gmail" in told and "token_data.key is a set" in told and "hunter2" not in told
+
+
+# --- Costs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.cells("memory-sync", "mongo-sync-secantus", "dynamo-sync-local", "firestore-sync-google")
+async def test_what_is_asked_at_every_request_costs_little_whatever_there_is(db: Any) -> None:
+    await prepared(db)
+    for number in range(12):
+        await db.create_service_account(account_of(f"x{number:02}"))
+        await db.assign_authz_role(f"x{number:02}", "r")
+        await db.create_approval(approval_of(f"x{number:02}", run_id=f"x{number}"))
+        await db.create_schedule(schedule_of(f"x{number:02}", next_run_at=T0 + number))
+
+    async def requests(call: Callable[[], Any]) -> int:
+        before = db.io.calls.total()
+        await call()
+        return int(db.io.calls.total()) - before
+
+    assert await requests(lambda: db.get_service_account_by_token_hash("hash-x07")) == 2
+    assert await requests(lambda: db.get_authz_direct_roles("x07")) == 1
+    assert await requests(lambda: db.get_authz_policies(["r", "s", "t"])) == 1
+    assert await requests(lambda: db.is_authz_user_disabled("u")) == 1
+    assert await requests(lambda: db.authz_name_is_role("r")) == 2
+    assert await requests(lambda: db.update_approval_run_status("none", RunStatus.completed)) == 1
+    assert await requests(lambda: db.get_approvals(run_id="x7", approval_type="required", limit=1)) <= 3
+    assert await requests(lambda: db.claim_due_schedule("w")) <= 8
