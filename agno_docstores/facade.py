@@ -17,6 +17,7 @@ from agno.db.base import AsyncBaseDb, BaseDb
 from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, iterating, paging
 from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
 from agno_docstores.domains.approvals import Approvals
+from agno_docstores.domains.compactions import Compactions
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
@@ -30,7 +31,9 @@ from agno_docstores.domains.schedules import Schedules
 from agno_docstores.domains.sessions import OnConflict, Sessions
 from agno_docstores.domains.state import State
 from agno_docstores.domains.summaries import Summaries
+from agno_docstores.domains.tool_results import ToolResults
 from agno_docstores.domains.traces import Traces
+from agno_docstores.domains.transcripts import Transcripts
 from agno_docstores.domains.versions import Versions
 from agno_docstores.history import CacheStats, Histories
 from agno_docstores.io import Io, run
@@ -93,6 +96,9 @@ class Engine:
             "Metrics": Metrics(self.kernel, histories),
             "Schedules": Schedules(self.kernel),
             "Approvals": Approvals(self.kernel),
+            "Transcripts": Transcripts(self.kernel),
+            "Compactions": Compactions(self.kernel),
+            "ToolResults": ToolResults(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -156,6 +162,7 @@ def _engine(
     if "session_table" in tables:
         chosen.add(db.runs_table_name)  # Agno derives it from the session table's name
     names = {getattr(db, attribute(a)) for a in TABLE_ARGUMENTS if hasattr(db, attribute(a))}
+    names |= {getattr(db, kind.table) for kind in KINDS.values()}  # of some tables nobody can choose the name
     physical = {name: naming(name, name in chosen) for name in names}
     engine = Engine(
         make_driver(KINDS, {kind.name: physical[getattr(db, kind.table)] for kind in KINDS.values()}),
@@ -362,6 +369,24 @@ class Docstore(BaseDb):
     get_pending_approval_count = blocking(Approvals.get_pending_approval_count)
     update_approval_run_status = blocking(Approvals.update_approval_run_status)
 
+    append_transcript_entries = blocking(Transcripts.append_transcript_entries)
+    get_transcript_entries = blocking(Transcripts.get_transcript_entries)
+    list_transcript_sessions = blocking(Transcripts.list_transcript_sessions)
+    list_transcript_subpaths = blocking(Transcripts.list_transcript_subpaths)
+    delete_transcript = blocking(Transcripts.delete_transcript)
+
+    upsert_compaction = blocking(Compactions.upsert_compaction)
+    get_compaction = blocking(Compactions.get_compaction)
+    get_compactions_for_session = blocking(Compactions.get_compactions_for_session)
+    delete_compactions_for_session = blocking(Compactions.delete_compactions_for_session)
+    search_compactions = blocking(Compactions.search_compactions)
+
+    upsert_tool_result = blocking(ToolResults.upsert_tool_result)
+    get_tool_result = blocking(ToolResults.get_tool_result)
+    get_tool_results_for_session = blocking(ToolResults.get_tool_results_for_session)
+    delete_tool_results = blocking(ToolResults.delete_tool_results)
+    get_expired_tool_results = blocking(ToolResults.get_expired_tool_results)
+
 
 class AsyncDocstore(AsyncBaseDb):
     """Base of the async document stores."""
@@ -543,6 +568,20 @@ class AsyncDocstore(AsyncBaseDb):
     delete_approval = awaiting(Approvals.delete_approval)
     get_pending_approval_count = awaiting(Approvals.get_pending_approval_count)
     update_approval_run_status = awaiting(Approvals.update_approval_run_status)
+
+    append_transcript_entries = awaiting(Transcripts.append_transcript_entries)
+    get_transcript_entries = awaiting(Transcripts.get_transcript_entries)
+    list_transcript_sessions = awaiting(Transcripts.list_transcript_sessions)
+    list_transcript_subpaths = awaiting(Transcripts.list_transcript_subpaths)
+    delete_transcript = awaiting(Transcripts.delete_transcript)
+
+    # No compactions: Agno calls those methods without awaiting them, and asks whether the class has any.
+
+    upsert_tool_result = awaiting(ToolResults.upsert_tool_result)
+    get_tool_result = awaiting(ToolResults.get_tool_result)
+    get_tool_results_for_session = awaiting(ToolResults.get_tool_results_for_session)
+    delete_tool_results = awaiting(ToolResults.delete_tool_results)
+    get_expired_tool_results = awaiting(ToolResults.get_expired_tool_results)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:

@@ -72,6 +72,7 @@ HISTORIES = Kind(
         "deleting",  # the session is gone, its runs are being removed
         "uncounted",  # True: something changed since the metrics counted this session; else null
         "mortal",  # True: the session has, or had, an expiry, and a reminder
+        "ended_at",  # of what is being removed: microseconds since the epoch at which the session ended
     ),
     indexes=(Index("uncounted", ("uncounted",), "incarnation", spread=True),),
     within="sessions",
@@ -412,6 +413,83 @@ APPROVALS = Kind(
     volatile=frozenset({"updated_at"}),
 )
 
+TRANSCRIPTS = Kind(
+    name="transcripts",
+    table="transcripts_table_name",
+    fields=(
+        "conversation",  # framework, project and session of the external agent: the main transcript and its subpaths
+        "project",  # framework and project
+        "listed",  # the project of a main transcript that has entries, else null
+        "session_id",
+        "subpath",  # "" is the main transcript
+        "position",  # of the last entry
+        "mtime",  # epoch milliseconds of the last write
+    ),
+    body=(
+        "links",  # by Agno session: the token that its entries carry, and the time of the last of them
+        "gone",  # sessions and tokens of entries that are being removed
+        "pending",  # entries that are to be found here until they are records (`transcript_records.py`)
+    ),
+    indexes=(
+        Index("subpaths", ("conversation",), "subpath", strong=True),
+        Index("listed_session", ("listed",), "session_id"),
+    ),
+    parent="conversation",
+    volatile=frozenset({"position"}),
+)
+
+TRANSCRIPT_ENTRIES = Kind(
+    name="transcript_entries",
+    table="transcripts_table_name",
+    fields=("transcript", "position", "link", "created_at"),
+    body=("entry",),
+    indexes=(Index("order", ("transcript",), "position", strong=True),),
+    parent="transcript",
+    order="position",
+)
+
+#: That an Agno session has entries in a transcript, by which its deletion finds them.
+TRANSCRIPT_LINKS = Kind(
+    name="transcript_links",
+    table="transcripts_table_name",
+    fields=("agno_session_id", "transcript", "conversation", "linked_at"),  # microseconds since the epoch
+    indexes=(Index("session", ("agno_session_id",), "linked_at", strong=True),),
+    parent="agno_session_id",
+)
+
+COMPACTIONS = Kind(
+    name="compactions",
+    table="compactions_table_name",
+    fields=(
+        "session_id",
+        "place",  # created_at, then the microsecond of insertion: the order of a session's compactions
+        "created_at",
+    ),
+    body=("compaction",),  # the row
+    indexes=(Index("session_place", ("session_id",), "place", strong=True),),
+    parent="session_id",
+)
+
+TOOL_RESULTS = Kind(
+    name="tool_results",
+    table="tool_results_table_name",
+    fields=(
+        "session_id",
+        "address",  # namespace and path: two results never share a payload
+        "age",  # created_at below zero: the latest first, and by id where that is the same
+        "inserted_at",  # microseconds since the epoch
+        "expires_at",  # epoch seconds; what has expired is there until it is deleted
+    ),
+    body=("result",),  # the row
+    indexes=(
+        Index("session_age", ("session_id",), "age", strong=True),
+        Index("due", (), "expires_at"),
+    ),
+    parent="session_id",
+    unique=("address",),
+    claims="tool_results_claims",
+)
+
 
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
@@ -459,6 +537,11 @@ KINDS = {
         SCHEDULES,
         SCHEDULE_RUNS,
         APPROVALS,
+        TRANSCRIPTS,
+        TRANSCRIPT_ENTRIES,
+        TRANSCRIPT_LINKS,
+        COMPACTIONS,
+        TOOL_RESULTS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

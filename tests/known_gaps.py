@@ -129,6 +129,14 @@ DEVIATIONS: Gaps = {
             "is_within_the_filters",
         )
     },
+    # --- compactions ---
+    ("sqlite-sync", "compactions::test_the_search_takes_text_as_text"): (
+        "SqliteDb takes % and _ for wildcards, and folds ASCII letters only"
+    ),
+    # --- tool results ---
+    ("sqlite-*", "tool_results::test_a_result_stays_with_its_session"): (
+        "SqliteDb moves a result to whatever session its id is stored again with; the first would lose it unawares"
+    ),
     # --- domains ---
     ("sqlite-*", "domains::test_another_users_memory_is_not_updated_by_its_id"): _MEMORY_OWNER,
 }
