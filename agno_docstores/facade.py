@@ -18,6 +18,7 @@ from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, itera
 from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
 from agno_docstores.domains.approvals import Approvals
 from agno_docstores.domains.compactions import Compactions
+from agno_docstores.domains.company import Company
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
@@ -99,6 +100,7 @@ class Engine:
             "Transcripts": Transcripts(self.kernel),
             "Compactions": Compactions(self.kernel),
             "ToolResults": ToolResults(self.kernel),
+            "Company": Company(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -387,6 +389,39 @@ class Docstore(BaseDb):
     delete_tool_results = blocking(ToolResults.delete_tool_results)
     get_expired_tool_results = blocking(ToolResults.get_expired_tool_results)
 
+    create_product = blocking(Company.create_product)
+    get_product = blocking(Company.get_product)
+    get_products = blocking(Company.get_products)
+    update_product = blocking(Company.update_product)
+    add_product_routine = blocking(Company.add_product_routine)
+    get_product_counts = blocking(Company.get_product_counts)
+    delete_product = blocking(Company.delete_product)
+    restore_product = blocking(Company.restore_product)
+    create_source = blocking(Company.create_source)
+    get_source = blocking(Company.get_source)
+    get_sources = blocking(Company.get_sources)
+    update_source = blocking(Company.update_source)
+    delete_source = blocking(Company.delete_source)
+    restore_source = blocking(Company.restore_source)
+    create_project = blocking(Company.create_project)
+    get_project = blocking(Company.get_project)
+    get_projects = blocking(Company.get_projects)
+    update_project = blocking(Company.update_project)
+    get_project_counts = blocking(Company.get_project_counts)
+    delete_project = blocking(Company.delete_project)
+    restore_project = blocking(Company.restore_project)
+    transition_project = blocking(Company.transition_project)
+    create_task = blocking(Company.create_task)
+    get_task = blocking(Company.get_task)
+    get_tasks = blocking(Company.get_tasks)
+    update_task = blocking(Company.update_task)
+    delete_task = blocking(Company.delete_task)
+    restore_task = blocking(Company.restore_task)
+    transition_task = blocking(Company.transition_task)
+    start_task_run = blocking(Company.start_task_run)
+    complete_task_run = blocking(Company.complete_task_run)
+    count_company_acceptances = blocking(Company.count_company_acceptances)
+
 
 class AsyncDocstore(AsyncBaseDb):
     """Base of the async document stores."""
@@ -582,6 +617,39 @@ class AsyncDocstore(AsyncBaseDb):
     get_tool_results_for_session = awaiting(ToolResults.get_tool_results_for_session)
     delete_tool_results = awaiting(ToolResults.delete_tool_results)
     get_expired_tool_results = awaiting(ToolResults.get_expired_tool_results)
+
+    create_product = awaiting(Company.create_product)
+    get_product = awaiting(Company.get_product)
+    get_products = awaiting(Company.get_products)
+    update_product = awaiting(Company.update_product)
+    add_product_routine = awaiting(Company.add_product_routine)
+    get_product_counts = awaiting(Company.get_product_counts)
+    delete_product = awaiting(Company.delete_product)
+    restore_product = awaiting(Company.restore_product)
+    create_source = awaiting(Company.create_source)
+    get_source = awaiting(Company.get_source)
+    get_sources = awaiting(Company.get_sources)
+    update_source = awaiting(Company.update_source)
+    delete_source = awaiting(Company.delete_source)
+    restore_source = awaiting(Company.restore_source)
+    create_project = awaiting(Company.create_project)
+    get_project = awaiting(Company.get_project)
+    get_projects = awaiting(Company.get_projects)
+    update_project = awaiting(Company.update_project)
+    get_project_counts = awaiting(Company.get_project_counts)
+    delete_project = awaiting(Company.delete_project)
+    restore_project = awaiting(Company.restore_project)
+    transition_project = awaiting(Company.transition_project)
+    create_task = awaiting(Company.create_task)
+    get_task = awaiting(Company.get_task)
+    get_tasks = awaiting(Company.get_tasks)
+    update_task = awaiting(Company.update_task)
+    delete_task = awaiting(Company.delete_task)
+    restore_task = awaiting(Company.restore_task)
+    transition_task = awaiting(Company.transition_task)
+    start_task_run = awaiting(Company.start_task_run)
+    complete_task_run = awaiting(Company.complete_task_run)
+    count_company_acceptances = awaiting(Company.count_company_acceptances)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:

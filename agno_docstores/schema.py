@@ -490,6 +490,92 @@ TOOL_RESULTS = Kind(
     claims="tool_results_claims",
 )
 
+#: What all of a company's rows have for listings: `live` says whether a row is not archived.
+_LISTED = ("user_id", "live", "created_at", "updated_at", "touched_at")
+_TOUCHED = frozenset({"updated_at", "touched_at"})
+
+PRODUCTS = Kind(
+    name="products",
+    table="products_table_name",
+    fields=_LISTED,
+    body=("product",),  # the row
+    indexes=(
+        Index("user_live_created", ("user_id", "live"), "created_at", optional=True),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("live_created", ("live",), "created_at", spread=True),
+    ),
+    volatile=_TOUCHED,
+)
+
+SOURCES = Kind(
+    name="sources",
+    table="sources_table_name",
+    fields=("product_id", *_LISTED),
+    body=("source",),  # the row
+    indexes=(
+        Index("product_live_created", ("product_id", "live"), "created_at"),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("live_created", ("live",), "created_at", spread=True),
+        Index("of_product", ("product_id",), "created_at", strong=True),
+    ),
+    parent="product_id",
+    volatile=_TOUCHED,
+)
+
+PROJECTS = Kind(
+    name="projects",
+    table="projects_table_name",
+    fields=(
+        "product_id",
+        "status",
+        "routines",  # of which it has acceptances
+        *_LISTED,
+    ),
+    body=("project",),  # the row
+    indexes=(
+        Index("product_live_created", ("product_id", "live"), "created_at"),
+        Index("user_live_created", ("user_id", "live"), "created_at", optional=True),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("routine_created", ("routines",), "created_at"),
+        Index("live_created", ("live",), "created_at", spread=True),
+        Index("of_product", ("product_id",), "created_at", strong=True),
+    ),
+    parent="product_id",
+    multi=frozenset({"routines"}),
+    volatile=_TOUCHED,
+)
+
+TASKS = Kind(
+    name="tasks",
+    table="tasks_table_name",
+    fields=(
+        "product_id",
+        "project_id",
+        "status",
+        "failed",  # whether it is in progress, and its last run failed
+        "session_id",
+        "routine_id",
+        "proposal",  # product and dedupe_key, if it has one: a product has each proposal once
+        *_LISTED,
+    ),
+    body=("task",),  # the row
+    indexes=(
+        Index("session_live_created", ("session_id", "live"), "created_at"),
+        Index("project_live_created", ("project_id", "live"), "created_at"),
+        Index("product_live_created", ("product_id", "live"), "created_at"),
+        Index("user_live_created", ("user_id", "live"), "created_at", optional=True),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("routine_created", ("routine_id",), "created_at"),
+        Index("status_live_created", ("status", "live"), "created_at", spread=True),
+        Index("live_created", ("live",), "created_at", spread=True),
+        Index("of_product", ("product_id",), "created_at", strong=True),
+    ),
+    parent="product_id",
+    unique=("proposal",),
+    claims="tasks_claims",
+    volatile=_TOUCHED,
+)
+
 
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
@@ -542,6 +628,10 @@ KINDS = {
         TRANSCRIPT_LINKS,
         COMPACTIONS,
         TOOL_RESULTS,
+        PRODUCTS,
+        SOURCES,
+        PROJECTS,
+        TASKS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

@@ -27,6 +27,7 @@ PARTS = {
     "evals": "eval runs",
     "traces": "traces, spans",
     "learnings": "learnings",
+    "company": "products, sources, projects, tasks",
     "transcripts": "transcripts of external agents",
     "compactions": "compactions (sync classes)",
     "tool_results": "index of tool results",

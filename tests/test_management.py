@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from agno_docstores import AsyncMemoryDocstore, MemoryDocstore, MemoryStore, ProvisioningError, StoreError
+from agno_docstores.conformance.company import product, project, source, task
 from agno_docstores.conformance.management import contents, everything_of, is_of, listed
 from agno_docstores.conformance.metrics import at, counts, rows_of
 from agno_docstores.conformance.plugin import Awaitable, close
@@ -196,6 +197,9 @@ def full(db: MemoryDocstore) -> None:
     db.append_transcript_entries("claude", "project", "c", [{"uuid": "u1"}], "u-s0")
     db.upsert_compaction({"compaction_id": "c", "session_id": "u-s0", "created_at": 1})
     db.upsert_tool_result(result_of("t", "u-s0"))
+    for make in (product, project, source):
+        run(make(handle))
+    run(task(handle, dedupe_key="k"))
     db.delete_run("u-r00")  # a tombstone, which expires
 
 

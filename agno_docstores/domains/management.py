@@ -36,11 +36,15 @@ from agno_docstores.schema import (
     LEARNINGS,
     MEMORIES,
     METRICS,
+    PRODUCTS,
+    PROJECTS,
     RUNS,
     SCHEDULE_RUNS,
     SCHEDULES,
     SESSIONS,
+    SOURCES,
     SPANS,
+    TASKS,
     TRACES,
 )
 from agno_docstores.session_records import Session, filters, readable, remove_rest, remove_session, to_session
@@ -67,6 +71,10 @@ OWNED: tuple[tuple[Kind, str], ...] = (
     (SCHEDULE_RUNS, "user_id"),
     (SCHEDULES, "user_id"),
     (APPROVALS, "user_id"),
+    (TASKS, "user_id"),
+    (PROJECTS, "user_id"),
+    (SOURCES, "user_id"),
+    (PRODUCTS, "user_id"),
 )
 
 
@@ -84,7 +92,8 @@ class PurgeReport:
     """What `purge_user` removed, or would remove (`dry_run`).
 
     `removed`: number of records by kind ("sessions", "runs", "memories", "knowledge", "evals", "traces", "spans",
-    "learnings", "metrics", "schedule_runs", "schedules", "approvals"); a kind of which there was nothing has 0.
+    "learnings", "metrics", "schedule_runs", "schedules", "approvals", "tasks", "projects", "sources", "products"); a
+    kind of which there was nothing has 0.
     `seconds`: how long it took.
     """
 
