@@ -19,6 +19,8 @@ from agno_docstores.chunks import MAX_VALUE_BYTES
 from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
 from agno_docstores.domains.approvals import Approvals
 from agno_docstores.domains.auth_tokens import AuthTokens
+from agno_docstores.domains.compactions import Compactions
+from agno_docstores.domains.company import Company
 from agno_docstores.domains.directory import Directory
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
@@ -35,7 +37,9 @@ from agno_docstores.domains.service_accounts import ServiceAccounts
 from agno_docstores.domains.sessions import OnConflict, Sessions
 from agno_docstores.domains.state import State
 from agno_docstores.domains.summaries import Summaries
+from agno_docstores.domains.tool_results import ToolResults
 from agno_docstores.domains.traces import Traces
+from agno_docstores.domains.transcripts import Transcripts
 from agno_docstores.domains.versions import Versions
 from agno_docstores.history import CacheStats, Histories
 from agno_docstores.io import Io, run
@@ -103,6 +107,10 @@ class Engine:
             "AuthTokens": AuthTokens(self.kernel),
             "Roles": Roles(self.kernel),
             "Directory": Directory(self.kernel),
+            "Transcripts": Transcripts(self.kernel),
+            "Compactions": Compactions(self.kernel),
+            "ToolResults": ToolResults(self.kernel),
+            "Company": Company(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -419,6 +427,56 @@ class Docstore(BaseDb):
     record_authz_decision = blocking(Directory.record_authz_decision)
     read_authz_audit_events = blocking(Directory.read_authz_audit_events)
     count_authz_audit_events = blocking(Directory.count_authz_audit_events)
+    append_transcript_entries = blocking(Transcripts.append_transcript_entries)
+    get_transcript_entries = blocking(Transcripts.get_transcript_entries)
+    list_transcript_sessions = blocking(Transcripts.list_transcript_sessions)
+    list_transcript_subpaths = blocking(Transcripts.list_transcript_subpaths)
+    delete_transcript = blocking(Transcripts.delete_transcript)
+
+    upsert_compaction = blocking(Compactions.upsert_compaction)
+    get_compaction = blocking(Compactions.get_compaction)
+    get_compactions_for_session = blocking(Compactions.get_compactions_for_session)
+    delete_compactions_for_session = blocking(Compactions.delete_compactions_for_session)
+    search_compactions = blocking(Compactions.search_compactions)
+
+    upsert_tool_result = blocking(ToolResults.upsert_tool_result)
+    get_tool_result = blocking(ToolResults.get_tool_result)
+    get_tool_results_for_session = blocking(ToolResults.get_tool_results_for_session)
+    delete_tool_results = blocking(ToolResults.delete_tool_results)
+    get_expired_tool_results = blocking(ToolResults.get_expired_tool_results)
+
+    create_product = blocking(Company.create_product)
+    get_product = blocking(Company.get_product)
+    get_products = blocking(Company.get_products)
+    update_product = blocking(Company.update_product)
+    add_product_routine = blocking(Company.add_product_routine)
+    get_product_counts = blocking(Company.get_product_counts)
+    delete_product = blocking(Company.delete_product)
+    restore_product = blocking(Company.restore_product)
+    create_source = blocking(Company.create_source)
+    get_source = blocking(Company.get_source)
+    get_sources = blocking(Company.get_sources)
+    update_source = blocking(Company.update_source)
+    delete_source = blocking(Company.delete_source)
+    restore_source = blocking(Company.restore_source)
+    create_project = blocking(Company.create_project)
+    get_project = blocking(Company.get_project)
+    get_projects = blocking(Company.get_projects)
+    update_project = blocking(Company.update_project)
+    get_project_counts = blocking(Company.get_project_counts)
+    delete_project = blocking(Company.delete_project)
+    restore_project = blocking(Company.restore_project)
+    transition_project = blocking(Company.transition_project)
+    create_task = blocking(Company.create_task)
+    get_task = blocking(Company.get_task)
+    get_tasks = blocking(Company.get_tasks)
+    update_task = blocking(Company.update_task)
+    delete_task = blocking(Company.delete_task)
+    restore_task = blocking(Company.restore_task)
+    transition_task = blocking(Company.transition_task)
+    start_task_run = blocking(Company.start_task_run)
+    complete_task_run = blocking(Company.complete_task_run)
+    count_company_acceptances = blocking(Company.count_company_acceptances)
 
 
 class AsyncDocstore(AsyncBaseDb):
@@ -647,6 +705,52 @@ class AsyncDocstore(AsyncBaseDb):
     record_authz_decision = awaiting(Directory.record_authz_decision)
     read_authz_audit_events = awaiting(Directory.read_authz_audit_events)
     count_authz_audit_events = awaiting(Directory.count_authz_audit_events)
+    append_transcript_entries = awaiting(Transcripts.append_transcript_entries)
+    get_transcript_entries = awaiting(Transcripts.get_transcript_entries)
+    list_transcript_sessions = awaiting(Transcripts.list_transcript_sessions)
+    list_transcript_subpaths = awaiting(Transcripts.list_transcript_subpaths)
+    delete_transcript = awaiting(Transcripts.delete_transcript)
+
+    # No compactions: Agno calls those methods without awaiting them, and asks whether the class has any.
+
+    upsert_tool_result = awaiting(ToolResults.upsert_tool_result)
+    get_tool_result = awaiting(ToolResults.get_tool_result)
+    get_tool_results_for_session = awaiting(ToolResults.get_tool_results_for_session)
+    delete_tool_results = awaiting(ToolResults.delete_tool_results)
+    get_expired_tool_results = awaiting(ToolResults.get_expired_tool_results)
+
+    create_product = awaiting(Company.create_product)
+    get_product = awaiting(Company.get_product)
+    get_products = awaiting(Company.get_products)
+    update_product = awaiting(Company.update_product)
+    add_product_routine = awaiting(Company.add_product_routine)
+    get_product_counts = awaiting(Company.get_product_counts)
+    delete_product = awaiting(Company.delete_product)
+    restore_product = awaiting(Company.restore_product)
+    create_source = awaiting(Company.create_source)
+    get_source = awaiting(Company.get_source)
+    get_sources = awaiting(Company.get_sources)
+    update_source = awaiting(Company.update_source)
+    delete_source = awaiting(Company.delete_source)
+    restore_source = awaiting(Company.restore_source)
+    create_project = awaiting(Company.create_project)
+    get_project = awaiting(Company.get_project)
+    get_projects = awaiting(Company.get_projects)
+    update_project = awaiting(Company.update_project)
+    get_project_counts = awaiting(Company.get_project_counts)
+    delete_project = awaiting(Company.delete_project)
+    restore_project = awaiting(Company.restore_project)
+    transition_project = awaiting(Company.transition_project)
+    create_task = awaiting(Company.create_task)
+    get_task = awaiting(Company.get_task)
+    get_tasks = awaiting(Company.get_tasks)
+    update_task = awaiting(Company.update_task)
+    delete_task = awaiting(Company.delete_task)
+    restore_task = awaiting(Company.restore_task)
+    transition_task = awaiting(Company.transition_task)
+    start_task_run = awaiting(Company.start_task_run)
+    complete_task_run = awaiting(Company.complete_task_run)
+    count_company_acceptances = awaiting(Company.count_company_acceptances)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:

@@ -28,6 +28,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from agno_docstores.codec import Json
+from agno_docstores.companions import remove_companions
 from agno_docstores.errors import Conflict, DocstoreError, OwnershipError, SessionNotFoundError
 from agno_docstores.kernel import Kernel
 from agno_docstores.lifetimes import HELD, SLACK, SLACK_PART, UNKNOWN_LIFE, is_held, reminder
@@ -642,7 +643,9 @@ class Histories:
     async def condemn(self, session: Stored | None, head: Stored) -> Stored:
         """Take a session away and mark its history as deleting, in one commit, if both are still as they were read;
         the history as it is then. From here on nobody reads the session or adds to it. Raises `Conflict`."""
-        fields = {**head.fields, **MARKED, "deleting": True}
+        now = self.kernel.io.now()
+        ended_at = min(now, session.expires_at) if session is not None and session.expires_at is not None else now
+        fields = {**head.fields, **MARKED, "deleting": True, "ended_at": int(ended_at * 1e6)}
         writes: list[Write] = [Put(head.ref, fields, {}, head.rev)]
         if session is not None:
             writes.insert(0, Delete(session.ref, session.rev))
@@ -651,14 +654,17 @@ class Histories:
         self.forget(head.ref.id)
         return Stored(head.ref, revs[-1], fields, {})
 
-    async def purge(self, session_id: str, head: Stored) -> None:
-        """Take a session marked as deleting out of the metrics, remove its runs, then the mark, and its reminder.
-        Repeating it goes on where it stopped."""
+    async def purge(self, session_id: str, head: Stored, *, begun_anew: bool = False) -> None:
+        """Take a session marked as deleting out of the metrics, remove its runs and what else goes with it, then the
+        mark, and its reminder. Repeating it goes on where it stopped. `begun_anew`: a turn of the next session of this
+        id may be under way, so that what was written since the end of this one stays."""
         due = reminder_ref(SESSIONS.name, session_id)
         mortal, atomic = bool(head.fields.get("mortal")), self.kernel.driver.atomic
         reminding = await self.kernel.get(due) if mortal and not atomic else None
         await withdraw(self.kernel, session_id)
         await self.kernel.purge_children(session_id, RUNS, RUNS.index("changes"))
+        ended_at = head.fields.get("ended_at") if begun_anew else None
+        await remove_companions(self.kernel, session_id, ended_at if isinstance(ended_at, int) else None)
         last: list[Write] = [Delete(history_ref(session_id), head.rev)]
         await self.kernel.commit([*last, Delete(due)] if mortal and atomic else last)
         if reminding is not None:
@@ -667,8 +673,12 @@ class Histories:
         self.forget(session_id)
 
     async def purge_strays(self, session_id: str) -> list[Stored]:
-        """Remove runs of which the store has reaped session and history; what they were. A session that is begun anew
-        under the id meanwhile keeps its own. 2 requests and the runs' headers."""
+        """Remove runs, and what else goes with a session, of which the store has reaped session and history; what the
+        runs were. A session that is begun anew under the id meanwhile keeps its own. 6 requests and the runs'
+        headers."""
+        reminding = await self.kernel.get(reminder_ref(SESSIONS.name, session_id))
+        if reminding is not None:
+            await remove_companions(self.kernel, session_id, as_int(reminding.fields.get("due_at")) * 1_000_000)
         found = await self.kernel.span(Span(RUNS.name, "order", (session_id,), body=False))
         if not found:
             return []

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from agno_docstores.codec import NULL, Json
@@ -73,7 +73,9 @@ class Table:
         part = self.kind.body[0]
         copied: dict[str, FieldValue] = {name: _scalar(name, row[name]) for name in self.kind.fields if name in row}
         fields = {**copied, **self.derive(row)}
-        return Put(self.ref(row[self.key]), fields, {part: Json.of(row, part)}, expect)
+        parent = fields[self.kind.parent] if self.kind.parent is not None else None
+        ref = replace(self.ref(row[self.key]), parent=None if parent is None else str(parent))
+        return Put(ref, fields, {part: Json.of(row, part)}, expect)
 
 
 def _scalar(name: str, value: Any) -> FieldValue:

@@ -72,6 +72,7 @@ HISTORIES = Kind(
         "deleting",  # the session is gone, its runs are being removed
         "uncounted",  # True: something changed since the metrics counted this session; else null
         "mortal",  # True: the session has, or had, an expiry, and a reminder
+        "ended_at",  # of what is being removed: microseconds since the epoch at which the session ended
     ),
     indexes=(Index("uncounted", ("uncounted",), "incarnation", spread=True),),
     within="sessions",
@@ -517,6 +518,169 @@ AUTHZ_DECISIONS = Kind(
     indexes=(Index("all_created", (), "created_at"),),
 )
 
+TRANSCRIPTS = Kind(
+    name="transcripts",
+    table="transcripts_table_name",
+    fields=(
+        "conversation",  # framework, project and session of the external agent: the main transcript and its subpaths
+        "project",  # framework and project
+        "listed",  # the project of a main transcript that has entries, else null
+        "session_id",
+        "subpath",  # "" is the main transcript
+        "position",  # of the last entry
+        "mtime",  # epoch milliseconds of the last write
+    ),
+    body=(
+        "links",  # by Agno session: the token that its entries carry, and the time of the last of them
+        "gone",  # sessions and tokens of entries that are being removed
+        "pending",  # entries that are to be found here until they are records (`transcript_records.py`)
+    ),
+    indexes=(
+        Index("subpaths", ("conversation",), "subpath", strong=True),
+        Index("listed_session", ("listed",), "session_id"),
+    ),
+    parent="conversation",
+    volatile=frozenset({"position"}),
+)
+
+TRANSCRIPT_ENTRIES = Kind(
+    name="transcript_entries",
+    table="transcripts_table_name",
+    fields=("transcript", "position", "link", "created_at"),
+    body=("entry",),
+    indexes=(Index("order", ("transcript",), "position", strong=True),),
+    parent="transcript",
+    order="position",
+)
+
+#: That an Agno session has entries in a transcript, by which its deletion finds them.
+TRANSCRIPT_LINKS = Kind(
+    name="transcript_links",
+    table="transcripts_table_name",
+    fields=("agno_session_id", "transcript", "conversation", "linked_at"),  # microseconds since the epoch
+    indexes=(Index("session", ("agno_session_id",), "linked_at", strong=True),),
+    parent="agno_session_id",
+)
+
+COMPACTIONS = Kind(
+    name="compactions",
+    table="compactions_table_name",
+    fields=(
+        "session_id",
+        "place",  # created_at, then the microsecond of insertion: the order of a session's compactions
+        "created_at",
+    ),
+    body=("compaction",),  # the row
+    indexes=(Index("session_place", ("session_id",), "place", strong=True),),
+    parent="session_id",
+)
+
+TOOL_RESULTS = Kind(
+    name="tool_results",
+    table="tool_results_table_name",
+    fields=(
+        "session_id",
+        "address",  # namespace and path: two results never share a payload
+        "age",  # created_at below zero: the latest first, and by id where that is the same
+        "inserted_at",  # microseconds since the epoch
+        "expires_at",  # epoch seconds; what has expired is there until it is deleted
+    ),
+    body=("result",),  # the row
+    indexes=(
+        Index("session_age", ("session_id",), "age", strong=True),
+        Index("due", (), "expires_at"),
+    ),
+    parent="session_id",
+    unique=("address",),
+    claims="tool_results_claims",
+)
+
+#: What all of a company's rows have for listings: `live` says whether a row is not archived.
+_LISTED = ("user_id", "live", "created_at", "updated_at", "touched_at")
+_TOUCHED = frozenset({"updated_at", "touched_at"})
+
+PRODUCTS = Kind(
+    name="products",
+    table="products_table_name",
+    fields=_LISTED,
+    body=("product",),  # the row
+    indexes=(
+        Index("user_live_created", ("user_id", "live"), "created_at", optional=True),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("live_created", ("live",), "created_at", spread=True),
+    ),
+    volatile=_TOUCHED,
+)
+
+SOURCES = Kind(
+    name="sources",
+    table="sources_table_name",
+    fields=("product_id", *_LISTED),
+    body=("source",),  # the row
+    indexes=(
+        Index("product_live_created", ("product_id", "live"), "created_at"),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("live_created", ("live",), "created_at", spread=True),
+        Index("of_product", ("product_id",), "created_at", strong=True),
+    ),
+    parent="product_id",
+    volatile=_TOUCHED,
+)
+
+PROJECTS = Kind(
+    name="projects",
+    table="projects_table_name",
+    fields=(
+        "product_id",
+        "status",
+        "routines",  # of which it has acceptances
+        *_LISTED,
+    ),
+    body=("project",),  # the row
+    indexes=(
+        Index("product_live_created", ("product_id", "live"), "created_at"),
+        Index("user_live_created", ("user_id", "live"), "created_at", optional=True),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("routine_created", ("routines",), "created_at"),
+        Index("live_created", ("live",), "created_at", spread=True),
+        Index("of_product", ("product_id",), "created_at", strong=True),
+    ),
+    parent="product_id",
+    multi=frozenset({"routines"}),
+    volatile=_TOUCHED,
+)
+
+TASKS = Kind(
+    name="tasks",
+    table="tasks_table_name",
+    fields=(
+        "product_id",
+        "project_id",
+        "status",
+        "failed",  # whether it is in progress, and its last run failed
+        "session_id",
+        "routine_id",
+        "proposal",  # product and dedupe_key, if it has one: a product has each proposal once
+        *_LISTED,
+    ),
+    body=("task",),  # the row
+    indexes=(
+        Index("session_live_created", ("session_id", "live"), "created_at"),
+        Index("project_live_created", ("project_id", "live"), "created_at"),
+        Index("product_live_created", ("product_id", "live"), "created_at"),
+        Index("user_live_created", ("user_id", "live"), "created_at", optional=True),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("routine_created", ("routine_id",), "created_at"),
+        Index("status_live_created", ("status", "live"), "created_at", spread=True),
+        Index("live_created", ("live",), "created_at", spread=True),
+        Index("of_product", ("product_id",), "created_at", strong=True),
+    ),
+    parent="product_id",
+    unique=("proposal",),
+    claims="tasks_claims",
+    volatile=_TOUCHED,
+)
+
 
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
@@ -589,6 +753,15 @@ KINDS = {
         AUTHZ_USERS,
         AUTHZ_AUDIT,
         AUTHZ_DECISIONS,
+        TRANSCRIPTS,
+        TRANSCRIPT_ENTRIES,
+        TRANSCRIPT_LINKS,
+        COMPACTIONS,
+        TOOL_RESULTS,
+        PRODUCTS,
+        SOURCES,
+        PROJECTS,
+        TASKS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

@@ -393,7 +393,7 @@ async def remove_rest(histories: Histories, head: Stored) -> None:
         if session is not None and not expired(session, histories.kernel.now()):
             raise Conflict([session.ref])
         head = await histories.condemn(session, head)
-    await histories.purge(session_id, head)
+    await histories.purge(session_id, head, begun_anew=True)
 
 
 async def remove_session(histories: Histories, session_id: str, user_id: str | None) -> bool:

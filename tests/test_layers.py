@@ -33,6 +33,8 @@ LAYERS = {
     "totals": "kernel",
     "uniqueness": "kernel",
     "history": "domains",
+    "companions": "domains",
+    "transcript_records": "domains",
     "lifetimes": "domains",
     "rows": "domains",
     "tallies": "domains",

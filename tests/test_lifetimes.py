@@ -299,10 +299,10 @@ async def test_what_cannot_be_removed_is_reported_and_passed_over(monkeypatch: p
     time.move(LIFE)
     purge = db._engine.histories.purge
 
-    async def failing(session_id: str, head: Any) -> None:
+    async def failing(session_id: str, head: Any, **options: Any) -> None:
         if session_id == "s2":
             raise DocstoreError("no")
-        await purge(session_id, head)
+        await purge(session_id, head, **options)
 
     monkeypatch.setattr(db._engine.histories, "purge", failing)
     report = db.sweep()

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from agno_docstores import AsyncMemoryDocstore, MemoryDocstore, MemoryStore, ProvisioningError, StoreError
+from agno_docstores.conformance.company import product, project, source, task
 from agno_docstores.conformance.management import contents, everything_of, is_of, listed
 from agno_docstores.conformance.metrics import at, counts, rows_of
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.tool_results import result_of
 from agno_docstores.domains.management import OWNED
 from agno_docstores.errors import SnapshotError
 from agno_docstores.io import run
@@ -192,6 +194,12 @@ def full(db: MemoryDocstore) -> None:
     run(everything_of(handle, None))
     db.calculate_metrics()
     db.upsert_schema_version("agno_sessions", "v1")
+    db.append_transcript_entries("claude", "project", "c", [{"uuid": "u1"}], "u-s0")
+    db.upsert_compaction({"compaction_id": "c", "session_id": "u-s0", "created_at": 1})
+    db.upsert_tool_result(result_of("t", "u-s0"))
+    for make in (product, project, source):
+        run(make(handle))
+    run(task(handle, dedupe_key="k"))
     db.delete_run("u-r00")  # a tombstone, which expires
     db.set_authz_role_policies("r", [("x", "run", "allow")])
     db.assign_authz_role("u", "r")

@@ -353,7 +353,7 @@ class Lifetimes:
         head = found.head
         if not head.fields.get("deleting"):
             head = await self.histories.condemn(found.session, head)
-        await self.histories.purge(found.session_id, head)
+        await self.histories.purge(found.session_id, head, begun_anew=True)
 
 
 def _seen(reminding: Stored | None) -> Any:

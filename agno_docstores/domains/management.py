@@ -37,12 +37,16 @@ from agno_docstores.schema import (
     LEARNINGS,
     MEMORIES,
     METRICS,
+    PRODUCTS,
+    PROJECTS,
     RUNS,
     SCHEDULE_RUNS,
     SCHEDULES,
     SERVICE_ACCOUNTS,
     SESSIONS,
+    SOURCES,
     SPANS,
+    TASKS,
     TRACES,
 )
 from agno_docstores.session_records import Session, filters, readable, remove_rest, remove_session, to_session
@@ -71,6 +75,10 @@ OWNED: tuple[tuple[Kind, str], ...] = (
     (APPROVALS, "user_id"),
     (SERVICE_ACCOUNTS, "owner"),
     (AUTH_TOKENS, "user_id"),
+    (TASKS, "user_id"),
+    (PROJECTS, "user_id"),
+    (SOURCES, "user_id"),
+    (PRODUCTS, "user_id"),
 )
 
 
@@ -88,8 +96,8 @@ class PurgeReport:
     """What `purge_user` removed, or would remove (`dry_run`).
 
     `removed`: number of records by kind ("sessions", "runs", "memories", "knowledge", "evals", "traces", "spans",
-    "learnings", "metrics", "schedule_runs", "schedules", "approvals", "service_accounts", "auth_tokens"); a kind of
-    which there was nothing has 0.
+    "learnings", "metrics", "schedule_runs", "schedules", "approvals", "service_accounts", "auth_tokens", "tasks",
+    "projects", "sources", "products"); a kind of which there was nothing has 0.
     `seconds`: how long it took.
     """
 

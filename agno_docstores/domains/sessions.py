@@ -17,6 +17,7 @@ from agno.db.utils import HISTORY_SKIP_STATUSES, owner_key, validate_pagination
 from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores.codec import NULL, Json
+from agno_docstores.companions import remove_companions
 from agno_docstores.domains.listing import ascending, between, text
 from agno_docstores.errors import Conflict
 from agno_docstores.history import MARKED, Histories, history_ref, session_ref
@@ -321,7 +322,8 @@ class Sessions:
     # --- Removal and transfer ---------------------------------------------------------------------------------------
 
     async def delete_session(self, session_id: str, user_id: str | None = None) -> bool:
-        """Delete a session with its runs; True if it existed and was `user_id`'s (or no user was named).
+        """Delete a session with its runs, its part of transcripts, its compactions and the index of its tool results;
+        True if it existed and was `user_id`'s (or no user was named).
 
         From the first write on nobody can read the session or add to it; the runs follow. If that is interrupted, the
         same call, or the next session of that id, goes on with it. Bodies are not read.
@@ -330,11 +332,13 @@ class Sessions:
         return await remove_session(self.histories, session_id, user_id)
 
     async def delete_sessions(self, session_ids: list[str], user_id: str | None = None) -> None:
-        """`delete_session` for several; sessions of somebody else, and their runs, stay. Repeating it goes on."""
+        """`delete_session` for several; sessions of somebody else, and their runs, stay. Without a user, what went with
+        a session that is gone already goes, too. Repeating it goes on."""
         for session_id in session_ids:
             check_id("session_id", session_id)
         for session_id in session_ids:
-            await self.delete_session(session_id, user_id)
+            if not await self.delete_session(session_id, user_id) and user_id is None:
+                await remove_companions(self.kernel, session_id)
 
     async def reassign_session_owner(self, session_id: str, *, previous_user_id: str, user_id: str | None) -> bool:
         """Transfer a session if `previous_user_id` owns it and none of its runs is pending, running or paused.

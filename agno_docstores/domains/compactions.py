@@ -1,0 +1,100 @@
+"""Compactions: what was folded out of a conversation's context (contract 1.13), over the kernel.
+
+Invariants: a record is written once and never changes; a session's are in the order of their creation, then of their
+insertion; a search reaches one session only, and takes text as text. They go with their session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from agno_docstores.companions import place_of, remove_compactions
+from agno_docstores.domains.listing import stretch
+from agno_docstores.errors import Conflict
+from agno_docstores.kernel import Kernel, Query
+from agno_docstores.keys import check_id
+from agno_docstores.port import Eq, Expect, Stored
+from agno_docstores.rows import Row, Rows, Table
+from agno_docstores.schema import COMPACTIONS
+
+TABLE = Table(
+    COMPACTIONS,
+    (
+        "compaction_id",
+        "session_id",
+        "run_id",
+        "user_id",
+        "first_kept_message_id",
+        "summary",
+        "archived_messages",
+        "messages_compacted",
+        "tokens_before",
+        "tokens_after",
+        "created_at",
+    ),
+    frozenset({"compaction_id", "session_id", "created_at"}),
+    {},
+    lambda row: {"session_id": check_id("session_id", row["session_id"])},
+)
+
+
+class Compactions:
+    """Of sync stores only: Agno calls these methods without awaiting them, and so looks for none on an async store."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.compactions = Rows(kernel, TABLE)
+
+    async def upsert_compaction(self, row: Row) -> None:
+        """Store a compaction, unless its id is stored already: such stays as it is. Raises `ValueError` for a column
+        that there is not, or that is missing. 1 request."""
+        put = TABLE.put(TABLE.new(row), Expect.ABSENT)
+        place = place_of(int(row["created_at"]), int(self.kernel.io.now() * 1e6))
+        put = replace(put, fields={**put.fields, "place": place})
+
+        async def attempt(fresh: bool) -> None:
+            try:
+                await self.kernel.commit([put])
+            except Conflict:
+                if await self.kernel.get(put.ref) is None:
+                    raise
+
+        await self.kernel.transact(f"insertion of compaction {put.ref.id!r}", attempt)
+
+    async def get_compaction(self, compaction_id: str) -> Row | None:
+        """Read one compaction; None if there is none. Linearizable. 1 request (DynamoDB: 2)."""
+        return await self.compactions.get(compaction_id)
+
+    async def get_compactions_for_session(self, session_id: str, limit: int | None = None) -> list[Row]:
+        """The compactions of a session, the latest first. Strongly consistent. 1 request for each page of them."""
+        return [TABLE.row(stored) for stored in await self._latest(Query(COMPACTIONS, _of(session_id)), limit)]
+
+    async def delete_compactions_for_session(self, session_id: str) -> int:
+        """Delete the compactions of a session; how many there were. A failure raises; repeating the call goes on. 1
+        request, and batches."""
+        return await remove_compactions(self.kernel, check_id("session_id", session_id))
+
+    async def search_compactions(self, session_id: str, query: str | Sequence[str], limit: int = 10) -> list[Row]:
+        """The compactions of a session whose archived messages contain the text, or one of the texts, compared without
+        case; the latest first. No text, or an empty one, finds nothing. Strongly consistent. Reads the session's
+        compactions whole, from the latest on, until there are enough."""
+        terms = [term.casefold() for term in ([query] if isinstance(query, str) else query) if term]
+        if not terms:
+            return []
+
+        def found(stored: Stored) -> bool:
+            archived = TABLE.row(stored)["archived_messages"]
+            return isinstance(archived, str) and any(term in archived.casefold() for term in terms)
+
+        asked = Query(COMPACTIONS, _of(session_id), test=found)
+        return [TABLE.row(stored) for stored in await self._latest(asked, limit)]
+
+    async def _latest(self, query: Query, limit: int | None) -> list[Stored]:
+        _, limit = stretch(limit, None)
+        return await self.kernel.page(replace(query, sort="place", descending=True), limit=limit)
+
+
+def _of(session_id: Any) -> tuple[Eq]:
+    return (Eq("session_id", check_id("session_id", session_id)),)

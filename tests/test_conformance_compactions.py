@@ -1,0 +1,1 @@
+from agno_docstores.conformance.compactions import *  # noqa: F403

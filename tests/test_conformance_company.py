@@ -1,0 +1,1 @@
+from agno_docstores.conformance.company import *  # noqa: F403

@@ -1,0 +1,1 @@
+from agno_docstores.conformance.tool_results import *  # noqa: F403

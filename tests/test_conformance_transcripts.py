@@ -1,0 +1,1 @@
+from agno_docstores.conformance.transcripts import *  # noqa: F403
