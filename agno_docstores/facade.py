@@ -17,6 +17,7 @@ from agno.db.base import AsyncBaseDb, BaseDb
 from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, iterating, paging
 from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
 from agno_docstores.domains.approvals import Approvals
+from agno_docstores.domains.components import Components
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
@@ -93,6 +94,7 @@ class Engine:
             "Metrics": Metrics(self.kernel, histories),
             "Schedules": Schedules(self.kernel),
             "Approvals": Approvals(self.kernel),
+            "Components": Components(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -361,6 +363,24 @@ class Docstore(BaseDb):
     delete_approval = blocking(Approvals.delete_approval)
     get_pending_approval_count = blocking(Approvals.get_pending_approval_count)
     update_approval_run_status = blocking(Approvals.update_approval_run_status)
+
+    get_component = blocking(Components.get_component)
+    upsert_component = blocking(Components.upsert_component)
+    delete_component = blocking(Components.delete_component)
+    restore_component = blocking(Components.restore_component)
+    list_components = blocking(Components.list_components)
+    create_component_with_config = blocking(Components.create_component_with_config)
+    get_config = blocking(Components.get_config)
+    get_current_config = blocking(Components.get_current_config)
+    get_latest_config = blocking(Components.get_latest_config)
+    get_latest_configs = blocking(Components.get_latest_configs)
+    upsert_config = blocking(Components.upsert_config)
+    delete_config = blocking(Components.delete_config)
+    list_configs = blocking(Components.list_configs)
+    set_current_version = blocking(Components.set_current_version)
+    get_links = blocking(Components.get_links)
+    get_dependents = blocking(Components.get_dependents)
+    load_component_graph = blocking(Components.load_component_graph)
 
 
 class AsyncDocstore(AsyncBaseDb):

@@ -412,6 +412,54 @@ APPROVALS = Kind(
     volatile=frozenset({"updated_at"}),
 )
 
+COMPONENTS = Kind(
+    name="components",
+    table="components_table_name",
+    fields=(
+        "component_id",
+        "known",  # True; null where there is no component (yet, or any more), but others have links to its id
+        "live",  # True unless it is archived; then null
+        "seen_by",  # "": everybody, for it is nobody's, or published and live; else its owner
+        "component_type",
+        "name",
+        "user_id",
+        "newest",  # minus created_at: so that the latest come first, and of those that tie the lowest id
+        "created_at",
+        "updated_at",
+        "incarnation",  # drawn anew when an id is used again
+        "leaving",  # the component is gone, what belongs to it is being removed: "unlink", or "keep" links to it
+        "cascading",  # True: it is archived, not all of the schedules that are aimed at it are disabled yet
+    ),
+    body=(
+        "component",  # the row
+        "versions",  # each with its links: all of a component that has to change in one step is one record
+        "pinned_by",  # ids of components that have, or had, or were about to have, links to this one
+    ),
+    indexes=(
+        Index("name_newest", ("name",), "newest"),
+        Index("user_newest", ("user_id",), "newest"),
+        Index("seen_live_newest", ("seen_by", "live"), "newest", spread=True),
+        Index("live_newest", ("live",), "newest", spread=True),
+        Index("known_newest", ("known",), "newest", spread=True),
+        Index("seen_live_type_newest", ("seen_by", "live", "component_type"), "newest", optional=True),
+        Index("live_type_newest", ("live", "component_type"), "newest", optional=True),
+    ),
+    volatile=frozenset({"updated_at", "cascading"}),
+)
+
+#: The configs of a component's versions; which is of which version, the component's record says.
+CONFIGS = Kind(
+    name="component_configs",
+    table="component_configs_table_name",
+    fields=("component_id", "incarnation", "user_id", "created_at"),
+    body=("config",),
+    indexes=(
+        Index("component", ("component_id",), "created_at", strong=True),
+        Index("user_created", ("user_id",), "created_at"),
+    ),
+    parent="component_id",
+)
+
 
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
@@ -459,6 +507,8 @@ KINDS = {
         SCHEDULES,
         SCHEDULE_RUNS,
         APPROVALS,
+        COMPONENTS,
+        CONFIGS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

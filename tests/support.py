@@ -25,6 +25,7 @@ PARTS = {
     "metrics": "metrics",
     "knowledge": "knowledge contents",
     "evals": "eval runs",
+    "components": "components, configs, links",
     "traces": "traces, spans",
     "learnings": "learnings",
     "state": "state updates, versions, conflicts",

@@ -34,6 +34,7 @@ LAYERS = {
     "history": "domains",
     "lifetimes": "domains",
     "rows": "domains",
+    "catalog": "domains",
     "tallies": "domains",
     "merging": "port",
     "session_records": "domains",
