@@ -281,12 +281,12 @@ async def finish(kernel: Kernel, component: Component) -> int:
         now = await read(kernel, component.id)
         if not now.leaving or now.incarnation != component.incarnation:
             return
-        parents = (await read_all(kernel, now.pinned_by)).values()
-        left = [parent.id for parent in parents if now.leaving == KEEP and parent.known]
-        if now.leaving == UNLINK:
-            await fence(kernel, [_without_links_to(component.id, parent) for parent in parents])
+        links, parents = await dependents(kernel, now)
+        left = {link["parent_component_id"] for link in links} if now.leaving == KEEP else set()
+        # Who is about to give a parent a link to this id has to look again, and to pin it again.
+        await fence(kernel, [_without_links_to(now.id, parent) for parent in parents if parent.id not in left])
         if left:
-            await write(kernel, Component(now.id, now.rev, pinned_by=tuple(left)))
+            await write(kernel, Component(now.id, now.rev, pinned_by=tuple(sorted(left))))
         else:
             assert not isinstance(now.rev, Expect)
             await kernel.commit([Delete(ref(now.id), now.rev)])
@@ -359,7 +359,7 @@ def config_put(component: Component, at: str, config: Any, now: int) -> Put:
         "user_id": user_id,
         "created_at": now,
     }
-    return Put(Ref(CONFIGS.name, at, component.id), fields, {"config": Json.of(config, "config")})
+    return Put(Ref(CONFIGS.name, at, component.id), fields, {"config": Json.of(config, "config")}, Expect.ABSENT)
 
 
 async def configs(kernel: Kernel, wanted: Sequence[tuple[Component, Row]]) -> list[Row]:

@@ -163,12 +163,13 @@ class Components:
             if component.archived and not hard_delete:
                 return None, await catalog.cascade(self.kernel, component_id)
             await catalog.fence(self.kernel, parents)
-            now = self.kernel.now()
-            gone = (
-                replace(component, leaving=catalog.UNLINK)
-                if hard_delete
-                else replace(component, row={**row, "deleted_at": now, "updated_at": now})
-            )
+            if hard_delete:
+                # Links that come later are to an id that is none, and stay.
+                links, _ = await dependents(self.kernel, component)
+                gone = replace(component, leaving=catalog.UNLINK if links else catalog.KEEP)
+            else:
+                now = self.kernel.now()
+                gone = replace(component, row={**row, "deleted_at": now, "updated_at": now})
             return gone, await catalog.retire(self.kernel, component, gone)
 
         gone, disabled = await self.kernel.transact(f"removal of component {component_id!r}", attempt)
@@ -253,10 +254,13 @@ class Components:
         _check_stage(stage)
         _check_links(links or ())
         now = self.kernel.now()
-        at = new_token()
+        written: list[str] = []
 
         async def attempt(fresh: bool) -> tuple[Row, Row]:
             component = await catalog.settled(self.kernel, component_id)
+            own = _written(component, written)
+            if own is not None and component.row is not None:
+                return component.row, config_row(component, own, _canonical(config))
             if component.known:
                 # Not whose: it must not confirm that another user has a component of this id.
                 raise ValueError(f"Component ID {component_id} is not available")
@@ -266,11 +270,11 @@ class Components:
             shown = name if name is not None else component_id
             row = _new_row(component_id, component_type, shown, description, metadata, user_id, now)
             row["current_version"] = 1 if stage == PUBLISHED else None
-            entry = _entry(1, label, stage, notes, links or (), at, now)
+            entry = _entry(1, label, stage, notes, links or (), new_token(), now)
             begun = replace(_begun(component, row), versions=(entry,))
-            return row, await self._store(begun, entry, children, config)
+            return row, await self._store(begun, entry, children, config, written)
 
-        return await self._storing(f"creation of component {component_id!r}", component_id, at, attempt)
+        return await self._storing(f"creation of component {component_id!r}", component_id, written, attempt)
 
     # --- Configs ----------------------------------------------------------------------------------------------------
 
@@ -332,10 +336,14 @@ class Components:
         if stage is not None:
             _check_stage(stage)
         now = self.kernel.now()
-        at = new_token()
+        written: list[str] = []
 
         async def attempt(fresh: bool) -> Row:
+            at = new_token()
             component = await read(self.kernel, component_id)
+            own = _written(component, written)
+            if own is not None:
+                return config_row(component, own, _canonical(config))
             row = component.row
             if not component.known or row is None or not _may(component, owner(user_id)):
                 raise ValueError(f"Component {component_id} not found")
@@ -366,13 +374,13 @@ class Components:
                 row = {**row, **identity, "current_version": entry["version"], "updated_at": now}
             versions = [e for e in component.versions if e["version"] != entry["version"]]
             after = replace(component, row=row, versions=tuple(sorted([*versions, entry], key=_number)))
-            stored = await self._store(after, entry, children, config if entry["at"] == at else content, at)
+            stored = await self._store(after, entry, children, content, written if entry["at"] == at else None)
             before = component.version(entry["version"])
             if before is not None and before["at"] != entry["at"]:
-                await self._forget(component_id, before["at"])
+                written.insert(0, before["at"])
             return stored
 
-        return await self._storing(f"config of component {component_id!r}", component_id, at, attempt)
+        return await self._storing(f"config of component {component_id!r}", component_id, written, attempt)
 
     async def delete_config(self, component_id: str, version: int, user_id: str | None = None) -> bool:
         """Delete a draft: its number stays taken, its label is free, its links go. Whether it was there, and
@@ -619,30 +627,43 @@ class Components:
         return after, config
 
     async def _store(
-        self, component: Component, entry: Row, children: Mapping[str, Component], config: Any, at: str | None = None
+        self,
+        component: Component,
+        entry: Row,
+        children: Mapping[str, Component],
+        config: Any,
+        written: list[str] | None,
     ) -> Row:
-        """Write a component whose version `entry` is new or changed; that as a row. The config goes before it: until
-        the component names it, nobody sees it."""
-        if at is None or entry["at"] == at:
+        """Write a component whose version `entry` is new or changed; that as a row. The config goes before it, and is
+        noted in `written` (None: it is stored already): until the component names it, nobody sees it."""
+        if written is not None:
+            written.append(entry["at"])
             await self.kernel.commit([catalog.config_put(component, entry["at"], config, self.kernel.now())])
         component = await catalog.pin(self.kernel, component, children.values())
         await catalog.write(self.kernel, component)
         return config_row(component, entry, _canonical(config))
 
     async def _storing(
-        self, what: str, component_id: str, at: str, attempt: Callable[[bool], Coroutine[Any, Any, T]]
+        self, what: str, component_id: str, written: list[str], attempt: Callable[[bool], Coroutine[Any, Any, T]]
     ) -> T:
-        """A transaction that may write a config; what it wrote in vain goes where a rule refused the rest."""
+        """A transaction that notes which configs it has `written`; those that no version came to have are removed."""
         try:
-            return await self.kernel.transact(what, attempt)
+            result = await self.kernel.transact(what, attempt)
         except ValueError:
-            await self._forget(component_id, at)
+            await self._forget(component_id, written)
             raise
+        if len(written) > 1:
+            await self._forget(component_id, written)
+        return result
 
-    async def _forget(self, component_id: str, at: str) -> None:
-        """Remove a config that no version has. If that fails, it goes with the component."""
-        work = self.kernel.commit([Delete(Ref(CONFIGS.name, at, component_id))])
-        await answered(work, None, f"an unused config of component {component_id!r} was not removed")
+    async def _forget(self, component_id: str, written: Sequence[str]) -> None:
+        """Remove those of these configs that no version has. If that fails, they go with the component."""
+        if not written:
+            return
+        component = await read(self.kernel, component_id)
+        for at in sorted(set(written) - {entry["at"] for entry in component.versions}):
+            removal = self.kernel.commit([Delete(Ref(CONFIGS.name, at, component_id))])
+            await answered(removal, None, f"an unused config of component {component_id!r} was not removed")
 
 
 # --- Versions ---------------------------------------------------------------------------------------------------------
@@ -668,6 +689,11 @@ def _entry(
         "at": at,
         "links": _links(links, now),
     }
+
+
+def _written(component: Component, configs: Sequence[str]) -> Row | None:
+    """The version that has one of these configs: an earlier attempt, whose reply was lost, had written it."""
+    return next((entry for entry in component.versions if component.known and entry["at"] in configs), None)
 
 
 def _links(links: Sequence[Mapping[str, Any]], now: int) -> list[Row]:
