@@ -23,6 +23,7 @@ from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
 from agno_docstores.domains.lifetimes import Lifetimes
 from agno_docstores.domains.management import Management
+from agno_docstores.domains.mcp_oauth import McpOAuth
 from agno_docstores.domains.memories import Memories
 from agno_docstores.domains.messages import Messages
 from agno_docstores.domains.metrics import Metrics
@@ -95,6 +96,7 @@ class Engine:
             "Schedules": Schedules(self.kernel),
             "Approvals": Approvals(self.kernel),
             "Components": Components(self.kernel),
+            "McpOAuth": McpOAuth(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -381,6 +383,22 @@ class Docstore(BaseDb):
     get_links = blocking(Components.get_links)
     get_dependents = blocking(Components.get_dependents)
     load_component_graph = blocking(Components.load_component_graph)
+
+    get_mcp_oauth_client = blocking(McpOAuth.get_mcp_oauth_client)
+    create_mcp_oauth_client = blocking(McpOAuth.create_mcp_oauth_client)
+    mark_mcp_oauth_client_consumed = blocking(McpOAuth.mark_mcp_oauth_client_consumed)
+    store_mcp_oauth_transaction = blocking(McpOAuth.store_mcp_oauth_transaction)
+    get_mcp_oauth_transaction = blocking(McpOAuth.get_mcp_oauth_transaction)
+    consume_mcp_oauth_transaction = blocking(McpOAuth.consume_mcp_oauth_transaction)
+    store_mcp_oauth_code = blocking(McpOAuth.store_mcp_oauth_code)
+    get_mcp_oauth_code = blocking(McpOAuth.get_mcp_oauth_code)
+    delete_mcp_oauth_code = blocking(McpOAuth.delete_mcp_oauth_code)
+    store_mcp_oauth_refresh = blocking(McpOAuth.store_mcp_oauth_refresh)
+    get_mcp_oauth_refresh = blocking(McpOAuth.get_mcp_oauth_refresh)
+    delete_mcp_oauth_refresh = blocking(McpOAuth.delete_mcp_oauth_refresh)
+    delete_mcp_oauth_refresh_family = blocking(McpOAuth.delete_mcp_oauth_refresh_family)
+    get_mcp_oauth_keys = blocking(McpOAuth.get_mcp_oauth_keys)
+    insert_mcp_oauth_key = blocking(McpOAuth.insert_mcp_oauth_key)
 
 
 class AsyncDocstore(AsyncBaseDb):

@@ -460,6 +460,62 @@ CONFIGS = Kind(
     parent="component_id",
 )
 
+OAUTH_CLIENTS = Kind(
+    name="mcp_oauth_clients",
+    table="mcp_oauth_clients_table_name",
+    fields=(
+        "pending",  # True: it has not been used yet; else null, as with the kinds below
+        "created_at",
+        "consumed_at",
+    ),
+    body=("client_metadata",),
+    indexes=(Index("pending_created", ("pending",), "created_at", spread=True),),
+)
+
+OAUTH_TRANSACTIONS = Kind(
+    name="mcp_oauth_transactions",
+    table="mcp_oauth_transactions_table_name",
+    fields=(
+        "pending",
+        "client_id",
+        "until",  # its expires_at, epoch seconds; past it, a record is shown until it is swept
+    ),
+    body=("params",),
+    indexes=(Index("pending_until", ("pending",), "until", spread=True),),
+)
+
+OAUTH_CODES = Kind(
+    name="mcp_oauth_codes",
+    table="mcp_oauth_codes_table_name",
+    fields=("pending", "until"),
+    body=("payload",),
+    indexes=(Index("pending_until", ("pending",), "until", spread=True),),
+)
+
+OAUTH_REFRESH = Kind(
+    name="mcp_oauth_refresh_tokens",
+    table="mcp_oauth_refresh_tokens_table_name",
+    fields=("pending", "client_id", "until", "family_id"),
+    body=("scopes",),
+    indexes=(
+        Index("family_until", ("family_id",), "until", strong=True),  # what is revoked together is found at once
+        Index("pending_until", ("pending",), "until", spread=True),
+    ),
+    parent="family_id",
+)
+
+OAUTH_KEYS = Kind(
+    name="mcp_oauth_keys",
+    table="mcp_oauth_keys_table_name",
+    fields=(
+        "ring",  # the same for all: the few there are have to be read strongly consistent
+        "created_at",
+    ),
+    body=("secret",),
+    indexes=(Index("ring_created", ("ring",), "created_at", strong=True),),
+    parent="ring",
+)
+
 
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
@@ -509,6 +565,11 @@ KINDS = {
         APPROVALS,
         COMPONENTS,
         CONFIGS,
+        OAUTH_CLIENTS,
+        OAUTH_TRANSACTIONS,
+        OAUTH_CODES,
+        OAUTH_REFRESH,
+        OAUTH_KEYS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

@@ -26,6 +26,7 @@ PARTS = {
     "knowledge": "knowledge contents",
     "evals": "eval runs",
     "components": "components, configs, links",
+    "mcp_oauth": "MCP OAuth",
     "traces": "traces, spans",
     "learnings": "learnings",
     "state": "state updates, versions, conflicts",

@@ -218,6 +218,11 @@ def test_data_survive_a_restart_in_a_json_file(tmp_path: Path) -> None:
         "approvals",
         "components",
         "component_configs",
+        "mcp_oauth_clients",
+        "mcp_oauth_transactions",
+        "mcp_oauth_codes",
+        "mcp_oauth_refresh_tokens",
+        "mcp_oauth_keys",
     }
     again = MemoryDocstore(persist=JsonFile(path))
     assert stored(again) == stored(db)
