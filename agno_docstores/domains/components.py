@@ -103,10 +103,8 @@ class Components:
                 entry = component.version(current_version)
                 if entry is None or entry["stage"] != PUBLISHED:
                     what = "missing" if entry is None else "deleted" if entry["stage"] == DELETED else "draft"
-                    raise ValueError(
-                        f"Cannot set {what} config {component_id} v{current_version} as current. "
-                        "Only published configs can be current."
-                    )
+                    hint = ". Only published configs can be current." if what == "draft" else ""
+                    raise ValueError(f"Cannot set {what} config {component_id} v{current_version} as current{hint}")
             given = {
                 "name": name,
                 "description": description,
