@@ -30,7 +30,7 @@ Operation = Callable[[Any], Awaitable[Any]]
 
 
 async def prepared(db: Any) -> None:
-    """child <- parent (two drafts to come), old: archived, with a link to child; schedules of parent and of old."""
+    """A child, a parent that has it in a published version and a draft, an archived one that has it; their schedules."""
     await create(db, "child", user_id="u")
     await create(db, "parent", link("child"), user_id="u")
     await db.upsert_config("parent", {"name": "draft"}, label="l", links=[link("child"), link("code", kind="tool")])

@@ -212,9 +212,9 @@ class Components:
         name: str | None = None,
     ) -> tuple[list[Row], int]:
         """A page of components, the latest first, of those that tie the lowest id, and how many match in all; with
-        `user_id`, those he may see. Eventually consistent on DynamoDB. 2 or 3 requests (DynamoDB: one for each shard of
-        the index besides); by several of name, type, and excluded ids, the headers of what the others leave. Raises
-        `ValueError` for a negative `limit` or `offset`."""
+        `user_id`, those he may see. Eventually consistent on DynamoDB. 2 or 3 requests, with `user_id` 5 (DynamoDB, which
+        asks each shard of an index: 17); by several of name, type, and excluded ids, the headers of what the others
+        leave. Raises `ValueError` for a negative `limit` or `offset`."""
         if limit < 0 or offset < 0:
             raise ValueError(f"`limit` and `offset` must not be negative; got {limit} and {offset}.")
         where: list[Condition] = [Eq("known", True) if include_deleted else Eq("live", True)]
