@@ -21,12 +21,14 @@ from agno_docstores.domains.approvals import Approvals
 from agno_docstores.domains.auth_tokens import AuthTokens
 from agno_docstores.domains.compactions import Compactions
 from agno_docstores.domains.company import Company
+from agno_docstores.domains.components import Components
 from agno_docstores.domains.directory import Directory
 from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
 from agno_docstores.domains.lifetimes import Lifetimes
 from agno_docstores.domains.management import Management
+from agno_docstores.domains.mcp_oauth import McpOAuth
 from agno_docstores.domains.memories import Memories
 from agno_docstores.domains.messages import Messages
 from agno_docstores.domains.metrics import Metrics
@@ -111,6 +113,8 @@ class Engine:
             "Compactions": Compactions(self.kernel),
             "ToolResults": ToolResults(self.kernel),
             "Company": Company(self.kernel),
+            "Components": Components(self.kernel),
+            "McpOAuth": McpOAuth(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -477,6 +481,39 @@ class Docstore(BaseDb):
     start_task_run = blocking(Company.start_task_run)
     complete_task_run = blocking(Company.complete_task_run)
     count_company_acceptances = blocking(Company.count_company_acceptances)
+    get_component = blocking(Components.get_component)
+    upsert_component = blocking(Components.upsert_component)
+    delete_component = blocking(Components.delete_component)
+    restore_component = blocking(Components.restore_component)
+    list_components = blocking(Components.list_components)
+    create_component_with_config = blocking(Components.create_component_with_config)
+    get_config = blocking(Components.get_config)
+    get_current_config = blocking(Components.get_current_config)
+    get_latest_config = blocking(Components.get_latest_config)
+    get_latest_configs = blocking(Components.get_latest_configs)
+    upsert_config = blocking(Components.upsert_config)
+    delete_config = blocking(Components.delete_config)
+    list_configs = blocking(Components.list_configs)
+    set_current_version = blocking(Components.set_current_version)
+    get_links = blocking(Components.get_links)
+    get_dependents = blocking(Components.get_dependents)
+    load_component_graph = blocking(Components.load_component_graph)
+
+    get_mcp_oauth_client = blocking(McpOAuth.get_mcp_oauth_client)
+    create_mcp_oauth_client = blocking(McpOAuth.create_mcp_oauth_client)
+    mark_mcp_oauth_client_consumed = blocking(McpOAuth.mark_mcp_oauth_client_consumed)
+    store_mcp_oauth_transaction = blocking(McpOAuth.store_mcp_oauth_transaction)
+    get_mcp_oauth_transaction = blocking(McpOAuth.get_mcp_oauth_transaction)
+    consume_mcp_oauth_transaction = blocking(McpOAuth.consume_mcp_oauth_transaction)
+    store_mcp_oauth_code = blocking(McpOAuth.store_mcp_oauth_code)
+    get_mcp_oauth_code = blocking(McpOAuth.get_mcp_oauth_code)
+    delete_mcp_oauth_code = blocking(McpOAuth.delete_mcp_oauth_code)
+    store_mcp_oauth_refresh = blocking(McpOAuth.store_mcp_oauth_refresh)
+    get_mcp_oauth_refresh = blocking(McpOAuth.get_mcp_oauth_refresh)
+    delete_mcp_oauth_refresh = blocking(McpOAuth.delete_mcp_oauth_refresh)
+    delete_mcp_oauth_refresh_family = blocking(McpOAuth.delete_mcp_oauth_refresh_family)
+    get_mcp_oauth_keys = blocking(McpOAuth.get_mcp_oauth_keys)
+    insert_mcp_oauth_key = blocking(McpOAuth.insert_mcp_oauth_key)
 
 
 class AsyncDocstore(AsyncBaseDb):

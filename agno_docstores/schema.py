@@ -681,6 +681,110 @@ TASKS = Kind(
     volatile=_TOUCHED,
 )
 
+COMPONENTS = Kind(
+    name="components",
+    table="components_table_name",
+    fields=(
+        "component_id",
+        "known",  # True; null where there is no component (yet, or any more), but others have links to its id
+        "live",  # True unless it is archived; then null
+        "seen_by",  # "": everybody, for it is nobody's, or published and live; else its owner
+        "component_type",
+        "name",
+        "user_id",
+        "newest",  # minus created_at: so that the latest come first, and of those that tie the lowest id
+        "created_at",
+        "updated_at",
+        "incarnation",  # drawn anew when an id is used again
+        "leaving",  # the component is gone, what belongs to it is being removed: "unlink", or "keep" links to it
+        "cascading",  # True: it is archived, not all of the schedules that are aimed at it are disabled yet
+    ),
+    body=(
+        "component",  # the row
+        "versions",  # each with its links: all of a component that has to change in one step is one record
+        "pinned_by",  # ids of components that have, or had, or were about to have, links to this one
+    ),
+    indexes=(
+        Index("name_newest", ("name",), "newest"),
+        Index("user_newest", ("user_id",), "newest"),
+        Index("seen_live_newest", ("seen_by", "live"), "newest", spread=True),
+        Index("live_newest", ("live",), "newest", spread=True),
+        Index("known_newest", ("known",), "newest", spread=True),
+        Index("seen_live_type_newest", ("seen_by", "live", "component_type"), "newest", optional=True),
+        Index("live_type_newest", ("live", "component_type"), "newest", optional=True),
+    ),
+    volatile=frozenset({"updated_at", "cascading"}),
+)
+
+#: The configs of a component's versions; which is of which version, the component's record says.
+CONFIGS = Kind(
+    name="component_configs",
+    table="component_configs_table_name",
+    fields=("component_id", "incarnation", "user_id", "created_at"),
+    body=("config",),
+    indexes=(
+        Index("component", ("component_id",), "created_at", strong=True),
+        Index("user_created", ("user_id",), "created_at"),
+    ),
+    parent="component_id",
+)
+
+OAUTH_CLIENTS = Kind(
+    name="mcp_oauth_clients",
+    table="mcp_oauth_clients_table_name",
+    fields=(
+        "pending",  # True: it has not been used yet; else null, as with the kinds below
+        "created_at",
+        "consumed_at",
+    ),
+    body=("client_metadata",),
+    indexes=(Index("pending_created", ("pending",), "created_at", spread=True),),
+)
+
+OAUTH_TRANSACTIONS = Kind(
+    name="mcp_oauth_transactions",
+    table="mcp_oauth_transactions_table_name",
+    fields=(
+        "pending",
+        "client_id",
+        "until",  # its expires_at, epoch seconds; past it, a record is shown until it is swept
+    ),
+    body=("params",),
+    indexes=(Index("pending_until", ("pending",), "until", spread=True),),
+)
+
+OAUTH_CODES = Kind(
+    name="mcp_oauth_codes",
+    table="mcp_oauth_codes_table_name",
+    fields=("pending", "until"),
+    body=("payload",),
+    indexes=(Index("pending_until", ("pending",), "until", spread=True),),
+)
+
+OAUTH_REFRESH = Kind(
+    name="mcp_oauth_refresh_tokens",
+    table="mcp_oauth_refresh_tokens_table_name",
+    fields=("pending", "client_id", "until", "family_id"),
+    body=("scopes",),
+    indexes=(
+        Index("family_until", ("family_id",), "until", strong=True),  # what is revoked together is found at once
+        Index("pending_until", ("pending",), "until", spread=True),
+    ),
+    parent="family_id",
+)
+
+OAUTH_KEYS = Kind(
+    name="mcp_oauth_keys",
+    table="mcp_oauth_keys_table_name",
+    fields=(
+        "ring",  # the same for all: the few there are have to be read strongly consistent
+        "created_at",
+    ),
+    body=("secret",),
+    indexes=(Index("ring_created", ("ring",), "created_at", strong=True),),
+    parent="ring",
+)
+
 
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
@@ -762,6 +866,13 @@ KINDS = {
         SOURCES,
         PROJECTS,
         TASKS,
+        COMPONENTS,
+        CONFIGS,
+        OAUTH_CLIENTS,
+        OAUTH_TRANSACTIONS,
+        OAUTH_CODES,
+        OAUTH_REFRESH,
+        OAUTH_KEYS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

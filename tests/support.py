@@ -25,6 +25,8 @@ PARTS = {
     "metrics": "metrics",
     "knowledge": "knowledge contents",
     "evals": "eval runs",
+    "components": "components, configs, links",
+    "mcp_oauth": "MCP OAuth",
     "traces": "traces, spans",
     "learnings": "learnings",
     "schedules": "schedules, their runs",

@@ -37,6 +37,7 @@ LAYERS = {
     "transcript_records": "domains",
     "lifetimes": "domains",
     "rows": "domains",
+    "catalog": "domains",
     "tallies": "domains",
     "merging": "port",
     "session_records": "domains",

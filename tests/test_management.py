@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agno.db.base import ComponentType
 
 from agno_docstores import AsyncMemoryDocstore, MemoryDocstore, MemoryStore, ProvisioningError, StoreError
 from agno_docstores.conformance.company import product, project, source, task
@@ -208,6 +209,12 @@ def full(db: MemoryDocstore) -> None:
     event = {"event_id": "e", "created_at": 1, "action": "x"}
     db.record_authz_audit_event(event)
     db.record_authz_decision(event)
+    db.create_component_with_config("component", ComponentType.AGENT, "name", {"x": 1}, user_id="u")
+    db.create_mcp_oauth_client(client_id="c", client_metadata="{}", now=1, unconsumed_ttl=9, max_clients=9)
+    db.store_mcp_oauth_transaction(txn_id="t", client_id="c", params="{}", expires_at=9, now=1, max_pending=9)
+    db.store_mcp_oauth_code(code_hash="h", payload="{}", expires_at=9, now=1)
+    db.store_mcp_oauth_refresh(token_hash="h", client_id="c", scopes="", expires_at=9, now=1, family_id="f")
+    db.insert_mcp_oauth_key(kid="k", secret="s", created_at=1)
 
 
 def test_data_survive_a_restart_in_a_json_file(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from agno.run.agent import RunOutput
 from agno.run.team import TeamRunOutput
 from agno.run.workflow import WorkflowRunOutput
 
+from agno_docstores import catalog
 from agno_docstores.domains.owned import owner
 from agno_docstores.domains.runs import to_row
 from agno_docstores.domains.sessions import run_dicts
@@ -31,6 +32,8 @@ from agno_docstores.port import Delete, Eq, Kind, Stored
 from agno_docstores.schema import (
     APPROVALS,
     AUTH_TOKENS,
+    COMPONENTS,
+    CONFIGS,
     EVALS,
     HISTORIES,
     KNOWLEDGE,
@@ -79,6 +82,8 @@ OWNED: tuple[tuple[Kind, str], ...] = (
     (PROJECTS, "user_id"),
     (SOURCES, "user_id"),
     (PRODUCTS, "user_id"),
+    (COMPONENTS, "user_id"),
+    (CONFIGS, "user_id"),
 )
 
 
@@ -97,7 +102,7 @@ class PurgeReport:
 
     `removed`: number of records by kind ("sessions", "runs", "memories", "knowledge", "evals", "traces", "spans",
     "learnings", "metrics", "schedule_runs", "schedules", "approvals", "service_accounts", "auth_tokens", "tasks",
-    "projects", "sources", "products"); a kind of which there was nothing has 0.
+    "projects", "sources", "products", "components", "component_configs"); a kind of which there was nothing has 0.
     `seconds`: how long it took.
     """
 
@@ -231,8 +236,9 @@ class Management:
     async def purge_user(self, user_id: str, *, dry_run: bool = False) -> PurgeReport:
         """Remove everything that belongs to a user: sessions with all their runs, whoever wrote them; memories,
         knowledge contents (not what a vector store holds of them), eval runs, traces with their spans, learnings,
-        schedules with their runs, approvals, service accounts, tokens of tools, and the rows of the metrics that count
-        the user's sessions. Roles, and the directory in which a user may be disabled, are the administrator's.
+        schedules with their runs, approvals, service accounts, tokens of tools, what a company has of his, components
+        with their configs, and the rows of the metrics that count the user's sessions. Roles, and the directory in
+        which a user may be disabled, are the administrator's.
 
         What is unowned or another user's stays as it is, also the runs that the user has in such sessions: they belong
         to the session. A record that cannot be removed is reported, logged and passed over; repeating the call goes on,
@@ -250,7 +256,9 @@ class Management:
         await self._each(purge, due(self.kernel.now(), about=SESSIONS.name), self._purge_expired, body=True)
         for kind, name in OWNED:
             index = next(index for index in kind.indexes if index.eq == (name,))
-            remove = self._purge_trace if kind is TRACES else self._purge_record
+            remove = {TRACES.name: self._purge_trace, COMPONENTS.name: self._purge_component}.get(
+                kind.name, self._purge_record
+            )
             # Sessions first: that takes them out of the metrics of today.
             await self._each(purge, Query(kind, (Eq(name, whose),), index.sort), remove)
         kinds = (SESSIONS, RUNS, SPANS, *(kind for kind, _ in OWNED))
@@ -322,6 +330,16 @@ class Management:
         if purge.dry_run or await self._remove(header, purge.user_id):
             purge.removed[TRACES.name] += 1
             purge.removed[SPANS.name] += spans
+
+    async def _purge_component(self, purge: _Purge, header: Stored) -> None:
+        if purge.dry_run:
+            # The configs are counted as such.
+            purge.removed[COMPONENTS.name] += 1
+            return
+        configs = await catalog.purge(self.kernel, header.ref.id, purge.user_id)
+        if configs is not None:
+            purge.removed[COMPONENTS.name] += 1
+            purge.removed[CONFIGS.name] += configs
 
     async def _remove(self, header: Stored, user_id: str) -> bool:
         """Remove a record if it is (still) the user's, a trace after its spans: so it is found until all is gone."""

@@ -7,7 +7,7 @@ methods for them alone; no run outlives its schedule. A read that fails is never
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agno.db.schemas.scheduler import build_run_endpoint, validate_schedule_update
@@ -210,18 +210,9 @@ class Schedules:
         """Disable every enabled schedule that is aimed at a component, by its target or its endpoint, whosever it is;
         how many. `reason` becomes their `disabled_reason`. A failure raises; repeating the call goes on. 2 requests,
         and 2 for each."""
-        endpoint = build_run_endpoint(target_type, target_id)
-        by_target = (Eq("target_id", target_id), Eq("target_type", target_type), Eq("enabled", True))
-        by_endpoint = (Eq("endpoint", endpoint), Eq("enabled", True))
-        found = [row for where in (by_target, by_endpoint) for row in await self.schedules.all(where)]
-
-        def disabled(row: Row) -> Row | None:
-            aimed = (row["target_type"], row["target_id"]) == (target_type, target_id)
-            if not row["enabled"] or not (aimed or row["endpoint"] in (endpoint, endpoint + "/")):
-                return None
-            return {"enabled": False, "disabled_reason": reason, "updated_at": self.kernel.now()}
-
-        changed = [await self.schedules.change(id, disabled) for id in dict.fromkeys(row["id"] for row in found)]
+        disabled = disabling(target_type, target_id, reason, self.kernel.now())
+        aimed = await aimed_at(self.kernel, target_type, target_id)
+        changed = [await self.schedules.change(stored.ref.id, disabled) for stored in aimed]
         return sum(row is not None for row in changed)
 
     async def stamp_schedule_provenance(self, /, schedule_id: str, **provenance: Any) -> bool:
@@ -360,3 +351,26 @@ class Schedules:
 
 def _owned(row: Row, user_id: Any) -> bool:
     return user_id is None or row["user_id"] == owner(user_id)
+
+
+async def aimed_at(kernel: Kernel, target_type: str, target_id: str) -> list[Stored]:
+    """The enabled schedules that are aimed at a component, by target or endpoint, whosever they are. Eventually
+    consistent on DynamoDB. 2 requests, and theirs."""
+    endpoint = build_run_endpoint(target_type, target_id)
+    by_target = (Eq("target_id", target_id), Eq("target_type", target_type), Eq("enabled", True))
+    by_endpoint = (Eq("endpoint", endpoint), Eq("enabled", True))
+    found = [record for where in (by_target, by_endpoint) for record in await kernel.page(Query(SCHEDULES, where))]
+    return list({record.ref.id: record for record in found}.values())
+
+
+def disabling(target_type: str, target_id: str, reason: str | None, now: int) -> Callable[[Row], Row | None]:
+    """What disables a schedule that is (still) enabled and aimed at a component; None for another."""
+    endpoint = build_run_endpoint(target_type, target_id)
+
+    def disabled(row: Row) -> Row | None:
+        aimed = (row["target_type"], row["target_id"]) == (target_type, target_id)
+        if not row["enabled"] or not (aimed or row["endpoint"] in (endpoint, endpoint + "/")):
+            return None
+        return {"enabled": False, "disabled_reason": reason, "updated_at": now}
+
+    return disabled
