@@ -18,6 +18,7 @@ from agno_docstores.bridge import aiterating, apaging, awaiting, blocking, itera
 from agno_docstores.cleanup import TaskTimer, ThreadTimer, Timer
 from agno_docstores.domains.approvals import Approvals
 from agno_docstores.domains.evals import Evals
+from agno_docstores.domains.jobs import Jobs
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
 from agno_docstores.domains.lifetimes import Lifetimes
@@ -93,6 +94,7 @@ class Engine:
             "Metrics": Metrics(self.kernel, histories),
             "Schedules": Schedules(self.kernel),
             "Approvals": Approvals(self.kernel),
+            "Jobs": Jobs(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -362,6 +364,27 @@ class Docstore(BaseDb):
     get_pending_approval_count = blocking(Approvals.get_pending_approval_count)
     update_approval_run_status = blocking(Approvals.update_approval_run_status)
 
+    serializes_sessions = True  # what Agno's worker asks of a queue before it relies on turns
+    ensure_jobs_table = blocking(Jobs.ensure_jobs_table)
+    enqueue_job = blocking(Jobs.enqueue_job)
+    claim_job = blocking(Jobs.claim_job)
+    heartbeat_jobs = blocking(Jobs.heartbeat_jobs)
+    complete_job = blocking(Jobs.complete_job)
+    retry_or_fail_job = blocking(Jobs.retry_or_fail_job)
+    settle_paused_job = blocking(Jobs.settle_paused_job)
+    cancel_job = blocking(Jobs.cancel_job)
+    sweep_exhausted_jobs = blocking(Jobs.sweep_exhausted_jobs)
+    acquire_sweep = blocking(Jobs.acquire_sweep)
+    settle_swept_job = blocking(Jobs.settle_swept_job)
+    get_job = blocking(Jobs.get_job)
+    count_queued_jobs = blocking(Jobs.count_queued_jobs)
+    continue_job = blocking(Jobs.continue_job)
+    session_blocker = blocking(Jobs.session_blocker)
+    list_jobs = blocking(Jobs.list_jobs)
+    requeue_job = blocking(Jobs.requeue_job)
+    queue_stats = blocking(Jobs.queue_stats)
+    cleanup_jobs = blocking(Jobs.cleanup_jobs)
+
 
 class AsyncDocstore(AsyncBaseDb):
     """Base of the async document stores."""
@@ -543,6 +566,27 @@ class AsyncDocstore(AsyncBaseDb):
     delete_approval = awaiting(Approvals.delete_approval)
     get_pending_approval_count = awaiting(Approvals.get_pending_approval_count)
     update_approval_run_status = awaiting(Approvals.update_approval_run_status)
+
+    serializes_sessions = True  # what Agno's worker asks of a queue before it relies on turns
+    ensure_jobs_table = awaiting(Jobs.ensure_jobs_table)
+    enqueue_job = awaiting(Jobs.enqueue_job)
+    claim_job = awaiting(Jobs.claim_job)
+    heartbeat_jobs = awaiting(Jobs.heartbeat_jobs)
+    complete_job = awaiting(Jobs.complete_job)
+    retry_or_fail_job = awaiting(Jobs.retry_or_fail_job)
+    settle_paused_job = awaiting(Jobs.settle_paused_job)
+    cancel_job = awaiting(Jobs.cancel_job)
+    sweep_exhausted_jobs = awaiting(Jobs.sweep_exhausted_jobs)
+    acquire_sweep = awaiting(Jobs.acquire_sweep)
+    settle_swept_job = awaiting(Jobs.settle_swept_job)
+    get_job = awaiting(Jobs.get_job)
+    count_queued_jobs = awaiting(Jobs.count_queued_jobs)
+    continue_job = awaiting(Jobs.continue_job)
+    session_blocker = awaiting(Jobs.session_blocker)
+    list_jobs = awaiting(Jobs.list_jobs)
+    requeue_job = awaiting(Jobs.requeue_job)
+    queue_stats = awaiting(Jobs.queue_stats)
+    cleanup_jobs = awaiting(Jobs.cleanup_jobs)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:

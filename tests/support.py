@@ -32,6 +32,7 @@ PARTS = {
     "lifetimes": "expiry, sweeps",
     "messages": "messages, tool calls, exchanges of a history",
     "management": "walks, counts, removal of a user",
+    "jobs": "job queue",
     "history": "several handles on one storage",
     "concurrency": "50 writers at once",
     "framework": "Agent, Team, Workflow",

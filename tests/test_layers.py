@@ -35,6 +35,7 @@ LAYERS = {
     "lifetimes": "domains",
     "rows": "domains",
     "tallies": "domains",
+    "turns": "domains",
     "merging": "port",
     "session_records": "domains",
     "domains": "domains",

@@ -216,6 +216,9 @@ def test_data_survive_a_restart_in_a_json_file(tmp_path: Path) -> None:
         "schedules_claims",
         "schedule_runs",
         "approvals",
+        "jobs",
+        "jobs_claims",
+        "turns",
     }
     again = MemoryDocstore(persist=JsonFile(path))
     assert stored(again) == stored(db)

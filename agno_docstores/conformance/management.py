@@ -256,7 +256,7 @@ async def test_all_of_a_user_is_removed_and_nothing_else(db: Any, another: Calla
     before = await contents(db)
     expected = {
         "sessions": 2, "runs": 3, "memories": 1, "knowledge": 1, "evals": 1, "traces": 1, "spans": 2, "learnings": 1,
-        "metrics": 2, "schedule_runs": 0, "schedules": 0, "approvals": 0,
+        "metrics": 2, "schedule_runs": 0, "schedules": 0, "approvals": 0, "jobs": 0,
     }  # fmt: skip
     found = await db.purge_user("u", dry_run=True)
     assert (found.user_id, found.dry_run, found.failures, found.complete) == ("u", True, (), True)

@@ -19,6 +19,7 @@ from agno.run.agent import RunOutput
 from agno.run.team import TeamRunOutput
 from agno.run.workflow import WorkflowRunOutput
 
+from agno_docstores import turns
 from agno_docstores.domains.owned import owner
 from agno_docstores.domains.runs import to_row
 from agno_docstores.domains.sessions import run_dicts
@@ -32,6 +33,7 @@ from agno_docstores.schema import (
     APPROVALS,
     EVALS,
     HISTORIES,
+    JOBS,
     KNOWLEDGE,
     LEARNINGS,
     MEMORIES,
@@ -67,6 +69,7 @@ OWNED: tuple[tuple[Kind, str], ...] = (
     (SCHEDULE_RUNS, "user_id"),
     (SCHEDULES, "user_id"),
     (APPROVALS, "user_id"),
+    (JOBS, "user_id"),
 )
 
 
@@ -84,7 +87,7 @@ class PurgeReport:
     """What `purge_user` removed, or would remove (`dry_run`).
 
     `removed`: number of records by kind ("sessions", "runs", "memories", "knowledge", "evals", "traces", "spans",
-    "learnings", "metrics", "schedule_runs", "schedules", "approvals"); a kind of which there was nothing has 0.
+    "learnings", "metrics", "schedule_runs", "schedules", "approvals", "jobs"); a kind of which there was nothing has 0.
     `seconds`: how long it took.
     """
 
@@ -310,7 +313,8 @@ class Management:
             purge.removed[SPANS.name] += spans
 
     async def _remove(self, header: Stored, user_id: str) -> bool:
-        """Remove a record if it is (still) the user's, a trace after its spans: so it is found until all is gone."""
+        """Remove a record if it is (still) the user's, a trace after its spans, a job after its place in a line: so it
+        is found until all is gone."""
 
         async def attempt(fresh: bool) -> bool:
             record = await self.kernel.get(header.ref)
@@ -318,6 +322,8 @@ class Management:
                 return False
             if record.ref.kind == TRACES.name:
                 await self.kernel.purge_children(record.ref.id, SPANS, SPANS.index("trace_started"))
+            if record.ref.kind == JOBS.name:
+                await turns.withdraw(self.kernel, str(record.fields["session_id"]), record.ref.id)
             await self.kernel.commit([Delete(record.ref, record.rev)])
             self.kernel.recent.forget(record.ref)
             return True
