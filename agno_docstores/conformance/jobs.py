@@ -1,17 +1,21 @@
 """The job queue: acceptance, claims, fences, turns of a session, sweeps and listings, as Agno's worker relies on them.
 
 Agno's own `InMemoryQueueStore` passes the same tests. A grace of -1 second makes every lock stale at once, one of a
-minute none that is new, so that nothing here waits for time to pass.
+minute none that is new, so that nothing here waits for time to pass. Some tests need the fixture `open_another`.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from agno.db.schemas.jobs import QueuedJob
 
+from agno_docstores.conformance.concurrency import at_once
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 STALE = -1  # seconds of grace: whatever was locked, was locked long ago
 
 
@@ -274,3 +278,80 @@ async def test_listings_apply_every_filter_and_total_what_matches(db: Any) -> No
     assert stats["counts"] == {"queued": 4, "running": 1, "cancelled": 1}
     assert 3 <= stats["oldest_queued_age_seconds"] <= 3 + time.time() - now
     assert await db.count_queued_jobs() == 4
+
+
+# --- Many at once -----------------------------------------------------------------------------------------------------
+
+WORKERS = 20
+
+
+async def everybody(db: Any, another: Callable[[], Any], call: Callable[[Any, int], Call]) -> list[Any]:
+    """What each of twenty callers, on two handles, got; none may have got an exception."""
+    handles = [db.raw, another().raw]
+    results = await at_once(db, [call(handles[n % 2], n) for n in range(WORKERS)])
+    assert [result for result in results if isinstance(result, Exception)] == []
+    return results
+
+
+async def test_of_twenty_workers_one_gets_a_job_and_one_takes_it_over(db: Any, another: Callable[[], Any]) -> None:
+    now = int(time.time())
+    ids = [f"j{number}" for number in range(4)]
+    await enqueue(db, *ids)
+    got = await everybody(db, another, lambda handle, n: (handle.claim_job, (f"w{n}",), {}))
+    assert sorted(job["id"] for job in got if job) == ids, "all have a worker, each has one"
+    for job in (job for job in got if job):
+        assert await db.get_job(job["id"]) == job and job["attempt"] == 1
+        assert await db.complete_job(job["id"], job["locked_by"], 1, "completed")
+    lost = {"status": "running", "locked_by": "dead", "locked_at": now - 1000, "attempt": 1}
+    await enqueue(db, "lost", **lost)
+    got = [job for job in await everybody(db, another, lambda handle, n: (handle.claim_job, (f"w{n}",), {})) if job]
+    assert [(job["id"], job["attempt"]) for job in got] == [("lost", 2)]
+    assert not await db.complete_job("lost", "dead", 1, "completed")
+    await enqueue(db, "spent", **{**lost, "attempt": 2})
+    took = await everybody(db, another, lambda handle, n: (handle.acquire_sweep, ("spent", f"w{n}"), {}))
+    assert sum(took) == 1
+    settled = await everybody(
+        db, another, lambda handle, n: (handle.settle_swept_job, ("spent", f"w{n}", "failed", str(n)), {})
+    )
+    assert settled == took and (await db.get_job("spent"))["error"] == str(took.index(True))
+
+
+async def test_of_twenty_changes_of_one_job_one_wins(db: Any, another: Callable[[], Any]) -> None:
+    submitted = await everybody(
+        db, another, lambda handle, n: (handle.enqueue_job, (job_of(f"j{n}", idempotency_key="k", turn=True),), {})
+    )
+    (accepted,) = [answer["job"] for answer in submitted if answer["accepted"]]
+    assert {answer["job"]["id"] for answer in submitted} == {accepted["id"]}
+    assert await db.list_jobs() == ([accepted], 1)
+    id = accepted["id"]
+    assert await claim(db) == id, "those that were refused are not in its way"
+    settled = await everybody(db, another, lambda handle, n: (handle.complete_job, (id, "w", 1, "paused", str(n)), {}))
+    assert sum(settled) == 1 and (await db.get_job(id))["error"] == str(settled.index(True))
+    answers = await everybody(db, another, lambda handle, n: (handle.continue_job, (id, {"n": n}), {}))
+    outcomes = [answer["outcome"] for answer in answers]
+    assert sorted(outcomes) == ["attach"] * (WORKERS - 1) + ["queued"]
+    assert (await db.get_job(id))["payload"]["continue"] == {"n": outcomes.index("queued")}
+    assert sum(await everybody(db, another, lambda handle, n: (handle.cancel_job, (id,), {}))) == 1
+    assert sum(await everybody(db, another, lambda handle, n: (handle.requeue_job, (id,), {}))) == 1
+    assert await claim(db) == id and (await db.get_job(id))["attempt"] == 2
+
+
+async def test_twenty_workers_run_one_job_of_a_session_at_a_time(db: Any, another: Callable[[], Any]) -> None:
+    answers = await everybody(
+        db,
+        another,
+        lambda handle, n: (handle.enqueue_job, (job_of(f"j{n:02}", turn=True, session_id=f"s{n % 4}"),), {}),
+    )
+    numbers = sorted((answer["job"]["session_id"], answer["job"]["payload"]["session_seq"]) for answer in answers)
+    assert numbers == [(f"s{session}", number) for session in range(4) for number in range(1, 6)]
+    ran: dict[str, list[int]] = {}
+    for _ in range(5):
+        got = await everybody(db, another, lambda handle, n: (handle.claim_job, (f"w{n}",), {}))
+        jobs = [job for job in got if job]
+        assert sorted(job["session_id"] for job in jobs) == ["s0", "s1", "s2", "s3"]
+        for job in jobs:
+            ran.setdefault(job["session_id"], []).append(job["payload"]["session_seq"])
+        ends: list[Call] = [(db.raw.complete_job, (job["id"], job["locked_by"], 1, "completed"), {}) for job in jobs]
+        assert await at_once(db, ends) == [True] * 4
+    assert list(ran.values()) == [[1, 2, 3, 4, 5]] * 4
+    assert await claim(db) is None

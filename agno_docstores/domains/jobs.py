@@ -140,13 +140,16 @@ class Jobs:
         `idempotency_key`; else "queue_full", if `max_depth` (0: any number) or more are waiting. That number is no
         lock: submissions at once may go some beyond it. A job that takes turns (`payload["serialize_session"]`) is
         accepted with its number in the session's line (`payload["session_seq"]`). Raises `DuplicateError` if the id is
-        in use, `ValueError` for a column that there is not, or that is missing, and on any failure. 1 request; 2 more
-        for a key, 3 for a line, and the count of what is waiting (DynamoDB: their index entries).
+        in use, `ValueError` for a column that there is not, or that is missing, `TypeError` for a payload that is no
+        dict, and on any failure. 1 request; 2 more for a key, 3 for a line, and the count of what is waiting (DynamoDB:
+        their index entries).
         """
         from agno_docstores.errors import DuplicateError
 
         row = {**job, "idempotency_key": job.get("idempotency_key") or None, "user_id": owner(job.get("user_id"))}
         row = TABLE.new(row)
+        if not isinstance(row["payload"], Mapping):
+            raise TypeError(f"a job's payload must be a dict, not {type(row['payload']).__name__}")
         ref = TABLE.ref(row["id"])
         existing = await self._submitted(row)
         if existing is not None:
@@ -455,7 +458,7 @@ class Jobs:
 
     async def cleanup_jobs(self, older_than_seconds: int = 86400) -> int:
         """Delete jobs that ended so long ago, never a paused one; how many. What an interrupted call leaves, its
-        repetition removes; a failure is logged, and 0. 1 request for 100 jobs, and 1 for each."""
+        repetition removes; a failure is logged, and 0. 1 request for 100 jobs, 1 for each, 1 for each turn."""
         return await answered(self._cleanup(older_than_seconds), 0, "the queue was not cleaned of all that has ended")
 
     async def _cleanup(self, older_than_seconds: int) -> int:
@@ -469,6 +472,10 @@ class Jobs:
                 return removed
 
     async def _delete(self, record: Stored) -> bool:
+        session_id = _line(TABLE.row(record))
+        if session_id is not None:
+            # Whoever ended it may have come to no more. The place first: so the job is there to find it by.
+            await turns.leave(self.kernel, session_id, record.ref.id, self._in_line(session_id))
         try:
             await self.kernel.commit([Delete(record.ref, record.rev)])
         except Conflict:  # it was queued again meanwhile, or another worker cleans up as well
