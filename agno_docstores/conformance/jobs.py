@@ -139,7 +139,7 @@ async def test_a_job_is_tried_again_while_it_has_attempts(db: Any) -> None:
 
 async def test_a_heartbeat_keeps_what_the_worker_holds(db: Any) -> None:
     long_ago = int(time.time()) - 1000
-    held = {"status": "running", "locked_by": "w", "locked_at": long_ago, "attempt": 1}
+    held: dict[str, Any] = {"status": "running", "locked_by": "w", "locked_at": long_ago, "attempt": 1}
     await enqueue(db, "j1", "j2", **held)
     await enqueue(db, "j3", **{**held, "locked_by": "other"})
     await enqueue(db, "j4")
@@ -151,7 +151,7 @@ async def test_a_heartbeat_keeps_what_the_worker_holds(db: Any) -> None:
 
 async def test_what_has_no_attempt_left_is_swept_by_one(db: Any) -> None:
     now = int(time.time())
-    held = {"status": "running", "locked_by": "w", "attempt": 2}
+    held: dict[str, Any] = {"status": "running", "locked_by": "w", "attempt": 2}
     for number in range(3):
         await enqueue(db, f"j{number}", locked_at=now - 1000 + number, **held)
     await enqueue(db, "fresh", locked_at=now, **held)
@@ -302,7 +302,7 @@ async def test_of_twenty_workers_one_gets_a_job_and_one_takes_it_over(db: Any, a
     for job in (job for job in got if job):
         assert await db.get_job(job["id"]) == job and job["attempt"] == 1
         assert await db.complete_job(job["id"], job["locked_by"], 1, "completed")
-    lost = {"status": "running", "locked_by": "dead", "locked_at": now - 1000, "attempt": 1}
+    lost: dict[str, Any] = {"status": "running", "locked_by": "dead", "locked_at": now - 1000, "attempt": 1}
     await enqueue(db, "lost", **lost)
     got = [job for job in await everybody(db, another, lambda handle, n: (handle.claim_job, (f"w{n}",), {})) if job]
     assert [(job["id"], job["attempt"]) for job in got] == [("lost", 2)]

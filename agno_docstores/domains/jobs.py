@@ -21,7 +21,7 @@ differ by less than the grace that they give each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agno.db.schemas.jobs import JOB_STATUSES
@@ -200,9 +200,9 @@ class Jobs:
 
         Of the 20 of each sort that have been due longest, the one that was created first (then by id); whoever loses it
         to another worker goes for any of the rest. Of any number of workers one gets it. The cost does not depend on
-        how many wait, for their turn, for another deployment or for a later time: 2 requests (4 with a deployment; on
-        DynamoDB each for each shard of the index), and 1; with a line 1 or 2 more. Raises on a failed read: that is not
-        "no work".
+        how many wait, for their turn, for another deployment or for a later time: 2 requests for headers (4 with a
+        deployment; on DynamoDB each for each shard of the index), and 2; with a line 1 or 2 more. Raises on a failed
+        read: that is not "no work".
         """
         now = self.kernel.now()
         deployments = [None] if deployment_id is None else [None, label("deployment_id", deployment_id)]
@@ -214,9 +214,12 @@ class Jobs:
         pending: list[tuple[Query, Any]] = [(source, None) for source in sources]
         while pending:
             pages = await self.kernel.io.gather(
-                *(self.kernel.stretch(source, cursor, CANDIDATES) for source, cursor in pending)
+                *(self.kernel.stretch(source, cursor, CANDIDATES, body=False) for source, cursor in pending)
             )
-            claimed = await self._claim_one([record for found, _ in pages for record in found], worker_id, now)
+            candidates = [
+                (header, source) for (source, _), (found, _) in zip(pending, pages, strict=True) for header in found
+            ]
+            claimed = await self._claim_one(candidates, worker_id, now)
             if claimed is not None:
                 return claimed
             pending = [
@@ -224,21 +227,22 @@ class Jobs:
             ]
         return None
 
-    async def _claim_one(self, candidates: Sequence[Stored], worker_id: str, now: int) -> Row | None:
-        left = sorted(candidates, key=lambda record: (as_int(record.fields["created_at"]), record.ref.id))
+    async def _claim_one(self, candidates: list[tuple[Stored, Query]], worker_id: str, now: int) -> Row | None:
+        left = sorted(candidates, key=lambda found: (as_int(found[0].fields["created_at"]), found[0].ref.id))
         next = 0
         while left:
-            stored = left.pop(next)
-            row = TABLE.row(stored)
-            attempt = as_int(row["attempt"]) + 1
-            claimed = {
-                **row, "status": "running", "locked_by": worker_id, "locked_at": now, "attempt": attempt,
-                "updated_at": now,
-            }  # fmt: skip
+            header, source = left.pop(next)
+            stored = await self.kernel.get(header.ref)
             try:
+                if stored is None or not source.matches(stored):
+                    raise Conflict([header.ref])
+                row = TABLE.row(stored)
                 if row["status"] == "queued" and not await self._may_start(stored, row):
                     next = 0
                     continue
+                attempt = as_int(row["attempt"]) + 1
+                lock = {"locked_by": worker_id, "locked_at": now, "updated_at": now}
+                claimed = {**row, **lock, "status": "running", "attempt": attempt}
                 await self.kernel.commit([TABLE.put(claimed, stored.rev)])
             except Conflict:
                 # Others are at work here, and would go for the next one as well.
