@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import httpx
@@ -147,7 +148,7 @@ class Worker:
                     self.ledger.stops(job["id"])
 
 
-@pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "mongo-async-secantus", "dynamo-sync-local",
+@pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "mongo-async-secantus", "dynamo-threads-local",
                    "firestore-async-embedded")  # fmt: skip
 async def test_jobs_of_workers_that_die_are_neither_lost_nor_run_twice_at_a_time(cell: Any, runner: Any) -> None:
     total, wave = (1000, 200) if cell.store == "memory" else (24, 24) if cell.store != "dynamo" else (12, 12)
@@ -318,6 +319,100 @@ async def worked_through(db: Any, clock: Clock, where: str) -> None:
     assert all(numbers == sorted(set(numbers)) for numbers in ran.values()), f"{where}: {ran}"
     await db.cleanup_jobs(STALE)
     assert await kept(db) == set(), where
+
+
+# --- One in the middle of another -------------------------------------------------------------------------------------
+
+
+@dataclass
+class Interloper:
+    """Has another do something whole before the n-th call of whoever this hook is on."""
+
+    act: Callable[[], Any]
+    at: int
+    count: int = 0
+
+    def before(self, operation: str) -> None:
+        self.count += 1
+        if self.count == self.at:
+            self.act()
+
+    def after(self, operation: str) -> None:
+        pass
+
+
+def ends_and_requeues(db: Any) -> None:
+    """Whoever is running fails, is queued again and claimed, or others are."""
+    for job in db.list_jobs("running")[0]:
+        db.complete_job(job["id"], job["locked_by"], job["attempt"], "failed")
+    for job in db.list_jobs("failed", sort_order="asc")[0]:
+        db.requeue_job(job["id"])
+        db.claim_job("other")
+
+
+def requeues_and_ends(db: Any) -> None:
+    """A failed job is queued again, and all run to their end; the last goes on running."""
+    for job in db.list_jobs("failed")[0]:
+        db.requeue_job(job["id"])
+    while job := db.claim_job("other"):
+        if db.count_queued_jobs() == 0:
+            return
+        db.complete_job(job["id"], "other", job["attempt"], "completed")
+
+
+def cancels_and_requeues(db: Any) -> None:
+    """What waits is cancelled, comes back in another order, and is claimed."""
+    for job in db.list_jobs("queued", sort_order="asc")[0]:
+        db.cancel_job(job["id"])
+    for job in db.list_jobs("cancelled")[0]:
+        db.requeue_job(job["id"])
+    db.claim_job("other")
+
+
+def submits(db: Any) -> None:
+    db.enqueue_job(job_of("new", turn=True, created_at=9, available_at=9, max_attempts=9))
+    db.claim_job("other")
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+@pytest.mark.parametrize("act", [ends_and_requeues, requeues_and_ends, cancels_and_requeues, submits])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda db: db.complete_job("a", "w", 1, "failed"),
+        lambda db: db.requeue_job("z"),
+        lambda db: db.cancel_job("b"),
+        lambda db: db.claim_job("w2"),
+        lambda db: db.enqueue_job(job_of("late", turn=True, created_at=9, available_at=9, max_attempts=9)),
+    ],
+    ids=["complete", "requeue", "cancel", "claim", "enqueue"],
+)
+def test_what_others_do_in_between_lets_no_two_jobs_of_a_session_run(operation: Any, act: Any, atomic: bool) -> None:
+    for running in (True, False):
+        for at in count(1):
+            store, clock = MemoryStore(atomic=atomic), Clock()
+            db, other = (clock.on(MemoryDocstore(store=store)) for _ in range(2))
+            for id in ("z", "a", "b", "c"):
+                db.enqueue_job(job_of(id, turn=True, created_at=9, available_at=9, max_attempts=9))
+            job = db.claim_job("w")
+            assert job["id"] == "z" and db.complete_job("z", "w", 1, "failed")
+            if running:
+                assert db.claim_job("w")["id"] == "a"
+            interloper = Interloper(lambda other=other, act=act: act(other), at)
+            db.io.hooks.append(interloper)
+            operation(db)
+            db.io.hooks.clear()
+            # None is lost: one after the other they come to their end.
+            while other.count_queued_jobs() or other.list_jobs("running")[1]:
+                for patience in (0, MOST_PATIENCE):
+                    clock.now += patience
+                    other.claim_job("other", 999)
+                    busy = other.list_jobs("running", raise_on_error=True)[0]
+                    assert len(busy) <= 1, f"{[one['id'] for one in busy]} run, {act.__name__} before call {at}"
+                assert busy, f"nothing runs, {act.__name__} before call {at}"
+                assert other.complete_job(busy[0]["id"], busy[0]["locked_by"], busy[0]["attempt"], "completed")
+            if interloper.count < at:
+                break
 
 
 # --- What a claim costs, and sees -------------------------------------------------------------------------------------
