@@ -378,8 +378,18 @@ def submits(db: Any, clock: Clock) -> None:
     db.claim_job("other", 999)
 
 
+def requeues_and_submits(db: Any, clock: Clock) -> None:
+    """A failed job is queued again and claimed, and another comes behind it."""
+    for job in db.list_jobs("failed")[0]:
+        db.requeue_job(job["id"])
+    db.claim_job("other")
+    db.enqueue_job(job_of("new", turn=True, created_at=9, available_at=9, max_attempts=9))
+
+
 @pytest.mark.parametrize("atomic", [True, False])
-@pytest.mark.parametrize("act", [ends_and_requeues, requeues_and_ends, cancels_and_requeues, submits])
+@pytest.mark.parametrize(
+    "act", [requeues_and_submits, ends_and_requeues, requeues_and_ends, cancels_and_requeues, submits]
+)
 @pytest.mark.parametrize(
     "operation",
     [
