@@ -24,6 +24,7 @@ from agno_docstores.domains.company import Company
 from agno_docstores.domains.components import Components
 from agno_docstores.domains.directory import Directory
 from agno_docstores.domains.evals import Evals
+from agno_docstores.domains.jobs import Jobs
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
 from agno_docstores.domains.lifetimes import Lifetimes
@@ -115,6 +116,7 @@ class Engine:
             "Company": Company(self.kernel),
             "Components": Components(self.kernel),
             "McpOAuth": McpOAuth(self.kernel),
+            "Jobs": Jobs(self.kernel),
             "Engine": self,
         }
         self.table_names: dict[str, str] = {}
@@ -514,6 +516,26 @@ class Docstore(BaseDb):
     delete_mcp_oauth_refresh_family = blocking(McpOAuth.delete_mcp_oauth_refresh_family)
     get_mcp_oauth_keys = blocking(McpOAuth.get_mcp_oauth_keys)
     insert_mcp_oauth_key = blocking(McpOAuth.insert_mcp_oauth_key)
+    serializes_sessions = True  # what Agno's worker asks of a queue before it relies on turns
+    ensure_jobs_table = blocking(Jobs.ensure_jobs_table)
+    enqueue_job = blocking(Jobs.enqueue_job)
+    claim_job = blocking(Jobs.claim_job)
+    heartbeat_jobs = blocking(Jobs.heartbeat_jobs)
+    complete_job = blocking(Jobs.complete_job)
+    retry_or_fail_job = blocking(Jobs.retry_or_fail_job)
+    settle_paused_job = blocking(Jobs.settle_paused_job)
+    cancel_job = blocking(Jobs.cancel_job)
+    sweep_exhausted_jobs = blocking(Jobs.sweep_exhausted_jobs)
+    acquire_sweep = blocking(Jobs.acquire_sweep)
+    settle_swept_job = blocking(Jobs.settle_swept_job)
+    get_job = blocking(Jobs.get_job)
+    count_queued_jobs = blocking(Jobs.count_queued_jobs)
+    continue_job = blocking(Jobs.continue_job)
+    session_blocker = blocking(Jobs.session_blocker)
+    list_jobs = blocking(Jobs.list_jobs)
+    requeue_job = blocking(Jobs.requeue_job)
+    queue_stats = blocking(Jobs.queue_stats)
+    cleanup_jobs = blocking(Jobs.cleanup_jobs)
 
 
 class AsyncDocstore(AsyncBaseDb):
@@ -788,6 +810,26 @@ class AsyncDocstore(AsyncBaseDb):
     start_task_run = awaiting(Company.start_task_run)
     complete_task_run = awaiting(Company.complete_task_run)
     count_company_acceptances = awaiting(Company.count_company_acceptances)
+    serializes_sessions = True  # what Agno's worker asks of a queue before it relies on turns
+    ensure_jobs_table = awaiting(Jobs.ensure_jobs_table)
+    enqueue_job = awaiting(Jobs.enqueue_job)
+    claim_job = awaiting(Jobs.claim_job)
+    heartbeat_jobs = awaiting(Jobs.heartbeat_jobs)
+    complete_job = awaiting(Jobs.complete_job)
+    retry_or_fail_job = awaiting(Jobs.retry_or_fail_job)
+    settle_paused_job = awaiting(Jobs.settle_paused_job)
+    cancel_job = awaiting(Jobs.cancel_job)
+    sweep_exhausted_jobs = awaiting(Jobs.sweep_exhausted_jobs)
+    acquire_sweep = awaiting(Jobs.acquire_sweep)
+    settle_swept_job = awaiting(Jobs.settle_swept_job)
+    get_job = awaiting(Jobs.get_job)
+    count_queued_jobs = awaiting(Jobs.count_queued_jobs)
+    continue_job = awaiting(Jobs.continue_job)
+    session_blocker = awaiting(Jobs.session_blocker)
+    list_jobs = awaiting(Jobs.list_jobs)
+    requeue_job = awaiting(Jobs.requeue_job)
+    queue_stats = awaiting(Jobs.queue_stats)
+    cleanup_jobs = awaiting(Jobs.cleanup_jobs)
 
 
 def _known(cls: type[Any], data: Mapping[str, Any]) -> Row:

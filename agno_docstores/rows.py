@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from agno_docstores.codec import NULL, Json
@@ -18,7 +19,7 @@ from agno_docstores.domains.listing import label, plain
 from agno_docstores.errors import Conflict, ContentionError, CorruptRecordError, StoreError
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
-from agno_docstores.port import Condition, Delete, Expect, Expectation, FieldValue, Kind, Put, Ref, Stored
+from agno_docstores.port import Condition, Delete, Expect, Expectation, Fields, FieldValue, Kind, Put, Ref, Stored
 
 log = logging.getLogger("agno_docstores")
 
@@ -68,11 +69,12 @@ class Table:
         if unknown:
             raise ValueError(f"{self.kind.name} have no columns {', '.join(unknown)}")
 
-    def put(self, row: Row, expect: Expectation) -> Put:
-        """The record of a row. Raises `UnserializableValueError`, `InvalidIdError`, `TypeError`."""
+    def put(self, row: Row, expect: Expectation, also: Fields = MappingProxyType({})) -> Put:
+        """The record of a row, with header fields that neither it nor `derive` tells. Raises
+        `UnserializableValueError`, `InvalidIdError`, `TypeError`."""
         part = self.kind.body[0]
         copied: dict[str, FieldValue] = {name: _scalar(name, row[name]) for name in self.kind.fields if name in row}
-        fields = {**copied, **self.derive(row)}
+        fields = {**copied, **self.derive(row), **also}
         parent = fields[self.kind.parent] if self.kind.parent is not None else None
         ref = replace(self.ref(row[self.key]), parent=None if parent is None else str(parent))
         return Put(ref, fields, {part: Json.of(row, part)}, expect)
@@ -95,11 +97,11 @@ class Rows:
         self.kernel = kernel
         self.table = table
 
-    async def insert(self, row: Mapping[str, Any]) -> Row:
-        """Store a new row; as stored. Raises `ValueError` for a row that cannot be, `DuplicateError` if its key, or a
-        value that must be unique, is in use: nothing is written then. 1 request."""
+    async def insert(self, row: Mapping[str, Any], also: Fields = MappingProxyType({})) -> Row:
+        """Store a new row, with header fields besides; as stored. Raises `ValueError` for a row that cannot be,
+        `DuplicateError` if its key, or a value that must be unique, is in use: nothing is written then. 1 request."""
         new = self.table.new(row)
-        put = self.table.put(new, Expect.ABSENT)
+        put = self.table.put(new, Expect.ABSENT, also)
 
         async def attempt(fresh: bool) -> None:
             try:

@@ -785,6 +785,46 @@ OAUTH_KEYS = Kind(
     parent="ring",
 )
 
+JOBS = Kind(
+    name="jobs",
+    table="job_table_name",
+    fields=(
+        "status",
+        "queue",  # which of the queues that are looked through it is in, if any: see `domains/jobs.py`
+        "due_at",  # its place there, epoch seconds
+        "session_id",
+        "user_id",
+        "component_type",
+        "component_id",
+        "attempt",
+        "available_at",
+        "created_at",
+        "updated_at",
+        "touched_at",  # updated_at, or created_at where that is null
+        "completed_at",
+        "submission",  # owner and idempotency key: a key is an owner's once
+    ),
+    body=("job",),  # the row
+    indexes=(
+        Index("session_created", ("session_id",), "created_at"),
+        Index("user_created", ("user_id",), "created_at"),
+        Index("queue_due", ("queue",), "due_at", spread=True),
+        Index("status_created", ("status",), "created_at", spread=True),
+        Index("all_created", (), "created_at"),
+    ),
+    volatile=frozenset({"due_at", "attempt", "available_at", "updated_at", "touched_at", "completed_at"}),
+    unique=("submission",),
+    claims="jobs_claims",
+)
+
+#: The jobs of a session that run one at a time, in their order: see `turns.py`. The id is the session's.
+TURNS = Kind(
+    name="turns",
+    table="job_table_name",
+    fields=("admitted",),  # the job whose turn it is
+    body=("line",),  # all of them, as [number, id], in order
+)
+
 
 def claims_of(kind: Kind) -> Kind:
     """The companion of a kind with fields whose values are unique: who has which value."""
@@ -873,6 +913,8 @@ KINDS = {
         OAUTH_CODES,
         OAUTH_REFRESH,
         OAUTH_KEYS,
+        JOBS,
+        TURNS,
     )
 }
 KINDS |= {kind.claims: claims_of(kind) for kind in list(KINDS.values()) if kind.claims is not None}

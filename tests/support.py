@@ -46,6 +46,7 @@ PARTS = {
     "ids": "hostile ids",
     "messages": "messages, tool calls, exchanges of a history",
     "management": "walks, counts, removal of a user",
+    "jobs": "job queue",
     "history": "several handles on one storage",
     "concurrency": "50 writers at once",
     "framework": "Agent, Team, Workflow",

@@ -39,6 +39,7 @@ LAYERS = {
     "rows": "domains",
     "catalog": "domains",
     "tallies": "domains",
+    "turns": "domains",
     "merging": "port",
     "session_records": "domains",
     "domains": "domains",

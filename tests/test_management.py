@@ -15,6 +15,7 @@ from agno.db.base import ComponentType
 
 from agno_docstores import AsyncMemoryDocstore, MemoryDocstore, MemoryStore, ProvisioningError, StoreError
 from agno_docstores.conformance.company import product, project, source, task
+from agno_docstores.conformance.jobs import job_of
 from agno_docstores.conformance.management import contents, everything_of, is_of, listed
 from agno_docstores.conformance.metrics import at, counts, rows_of
 from agno_docstores.conformance.plugin import Awaitable, close
@@ -215,6 +216,7 @@ def full(db: MemoryDocstore) -> None:
     db.store_mcp_oauth_code(code_hash="h", payload="{}", expires_at=9, now=1)
     db.store_mcp_oauth_refresh(token_hash="h", client_id="c", scopes="", expires_at=9, now=1, family_id="f")
     db.insert_mcp_oauth_key(kid="k", secret="s", created_at=1)
+    db.enqueue_job(job_of("j", turn=True, user_id="u", idempotency_key="k"))
 
 
 def test_data_survive_a_restart_in_a_json_file(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ async def test_all_of_a_user_is_removed_and_nothing_else(db: Any, another: Calla
     expected = {
         "sessions": 2, "runs": 3, "memories": 1, "knowledge": 1, "evals": 1, "traces": 1, "spans": 2, "learnings": 1,
         "metrics": 2, "schedule_runs": 1, "schedules": 1, "approvals": 1, "service_accounts": 1, "auth_tokens": 1,
-        "tasks": 0, "projects": 0, "sources": 0, "products": 0, "components": 0, "component_configs": 0,
+        "tasks": 0, "projects": 0, "sources": 0, "products": 0, "components": 0, "component_configs": 0, "jobs": 0,
     }  # fmt: skip
     found = await db.purge_user("u", dry_run=True)
     assert (found.user_id, found.dry_run, found.failures, found.complete) == ("u", True, (), True)

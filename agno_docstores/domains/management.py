@@ -19,7 +19,7 @@ from agno.run.agent import RunOutput
 from agno.run.team import TeamRunOutput
 from agno.run.workflow import WorkflowRunOutput
 
-from agno_docstores import catalog
+from agno_docstores import catalog, turns
 from agno_docstores.domains.owned import owner
 from agno_docstores.domains.runs import to_row
 from agno_docstores.domains.sessions import run_dicts
@@ -36,6 +36,7 @@ from agno_docstores.schema import (
     CONFIGS,
     EVALS,
     HISTORIES,
+    JOBS,
     KNOWLEDGE,
     LEARNINGS,
     MEMORIES,
@@ -84,6 +85,7 @@ OWNED: tuple[tuple[Kind, str], ...] = (
     (PRODUCTS, "user_id"),
     (COMPONENTS, "user_id"),
     (CONFIGS, "user_id"),
+    (JOBS, "user_id"),
 )
 
 
@@ -102,7 +104,8 @@ class PurgeReport:
 
     `removed`: number of records by kind ("sessions", "runs", "memories", "knowledge", "evals", "traces", "spans",
     "learnings", "metrics", "schedule_runs", "schedules", "approvals", "service_accounts", "auth_tokens", "tasks",
-    "projects", "sources", "products", "components", "component_configs"); a kind of which there was nothing has 0.
+    "projects", "sources", "products", "components", "component_configs", "jobs"); a kind of which there was nothing has
+    0.
     `seconds`: how long it took.
     """
 
@@ -342,7 +345,8 @@ class Management:
             purge.removed[CONFIGS.name] += configs
 
     async def _remove(self, header: Stored, user_id: str) -> bool:
-        """Remove a record if it is (still) the user's, a trace after its spans: so it is found until all is gone."""
+        """Remove a record if it is (still) the user's, a trace after its spans, a job after its place in a line: so it
+        is found until all is gone."""
 
         async def attempt(fresh: bool) -> bool:
             record = await self.kernel.get(header.ref)
@@ -350,6 +354,8 @@ class Management:
                 return False
             if record.ref.kind == TRACES.name:
                 await self.kernel.purge_children(record.ref.id, SPANS, SPANS.index("trace_started"))
+            if record.ref.kind == JOBS.name:
+                await turns.withdraw(self.kernel, str(record.fields["session_id"]), record.ref.id)
             await self.kernel.commit([Delete(record.ref, record.rev)])
             self.kernel.recent.forget(record.ref)
             return True

@@ -1,0 +1,560 @@
+"""The job queue: what Agno asks of a store that keeps background runs (contract 1.21), over the kernel.
+
+Invariants: a job has one worker at a time, and what a worker says of it counts only while it holds the job, in that
+attempt; a job that was accepted is there until it has ended and is cleaned away, a paused one for as long as it takes;
+of the jobs of a session that are to take turns one is running or paused, and they go in the order of acceptance
+(`turns.py`); an idempotency key is an owner's once, and nobody's once. Looking for work that fails is never "no work".
+
+Where a job waits. The header field `queue` names one of four queues, or none, and `due_at` the place in it, so that one
+index serves all who look for jobs, and none of them passes over what is not for him:
+
+- ("waiting", deployment), by `available_at`: what may be started, by whom. A job that has to wait for its turn is put
+  off: its place is a time at which somebody looks whether its turn has come unnoticed, the later the more are ahead of
+  it. Whoever ends the job before it moves it up at once.
+- ("running", deployment), by `locked_at`: what may be taken over when its worker has not been heard of for a while.
+- ("exhausted",), by `locked_at`: likewise, but all its attempts are used.
+- ("ended",), by `completed_at`: what is cleaned away.
+
+Times are those of the machine that calls, in epoch seconds: no port has the store's own clock. Workers' clocks may
+differ by less than the grace that they give each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agno.db.schemas.jobs import JOB_STATUSES
+
+from agno_docstores import keys, turns
+from agno_docstores.domains.listing import label, order_of, page_and_total, touched_at
+from agno_docstores.domains.owned import owner
+from agno_docstores.errors import Conflict
+from agno_docstores.kernel import Kernel, Query
+from agno_docstores.port import Condition, Delete, Eq, Fields, FieldValue, In, Range, Stored, as_int
+from agno_docstores.rows import Row, Rows, Table, answered
+from agno_docstores.schema import JOBS, KINDS
+from agno_docstores.uniqueness import holder
+
+ENDED = frozenset({"completed", "failed", "cancelled"})
+LIVE = frozenset({"queued", "running", "paused"})
+CANDIDATES = 20  # jobs that are looked at together for one to claim
+PATIENCE = 30  # seconds after which a job that is next in line looks whether its turn has come; n times that the n-th,
+MOST_PATIENCE = 300  # but no more than these
+CLEANUP_PAGE = 100
+
+
+def _queue(*name: str | None) -> str:
+    return keys.encode(name)
+
+
+def _place(row: Row) -> tuple[str | None, FieldValue]:
+    """The queue that a job is in, and where."""
+    status = row["status"]
+    if status == "queued":
+        return _queue("waiting", label("deployment_id", row["deployment_id"])), row["available_at"]
+    if status == "running":
+        left = as_int(row["attempt"]) < as_int(row["max_attempts"])
+        deployment = label("deployment_id", row["deployment_id"])
+        return _queue("running", deployment) if left else _queue("exhausted"), row["locked_at"]
+    if status in ENDED:
+        return _queue("ended"), row["completed_at"]
+    return None, None
+
+
+def _submission(row: Mapping[str, Any]) -> str | None:
+    """What may be submitted once: an owner's idempotency key. The empty text is no key."""
+    key = row.get("idempotency_key")
+    return keys.encode((owner(row.get("user_id")), str(key))) if key else None
+
+
+def _derived(row: Row) -> Mapping[str, FieldValue]:
+    queue, due_at = _place(row)
+    return {"queue": queue, "due_at": due_at, "submission": _submission(row), "touched_at": touched_at(row)}
+
+
+TABLE = Table(
+    JOBS,
+    (
+        "id",
+        "component_type",
+        "job_type",
+        "deployment_id",
+        "component_id",
+        "session_id",
+        "user_id",
+        "payload",
+        "status",
+        "attempt",
+        "max_attempts",
+        "idempotency_key",
+        "available_at",
+        "locked_by",
+        "locked_at",
+        "error",
+        "created_at",
+        "updated_at",
+        "completed_at",
+    ),
+    frozenset(
+        {
+            "id",
+            "component_type",
+            "job_type",
+            "component_id",
+            "session_id",
+            "payload",
+            "status",
+            "attempt",
+            "max_attempts",
+            "available_at",
+            "created_at",
+        }
+    ),
+    {},
+    _derived,
+)
+
+
+def _line(row: Row) -> str | None:
+    """The session in whose line a job is to stand; None if it takes no turns."""
+    takes_turns = (row["payload"] or {}).get("serialize_session") is True
+    return label("session_id", row["session_id"]) or None if takes_turns else None
+
+
+class Jobs:
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.jobs = Rows(kernel, TABLE)
+
+    async def ensure_jobs_table(self) -> None:
+        """Create the queue's storage now and wait until it is ready. Idempotent. Raises `ProvisioningError`."""
+        await self.kernel.provision_all(kind for kind in KINDS.values() if kind.table == JOBS.table)
+
+    # --- Acceptance -------------------------------------------------------------------------------------------------
+
+    async def enqueue_job(self, job: Row, max_depth: int = 0) -> Row:
+        """Accept a job: {"accepted", "reason", "job"}.
+
+        Not accepted, with reason "duplicate" and the job there is, if its owner has submitted one under its
+        `idempotency_key`; else "queue_full", if `max_depth` (0: any number) or more are waiting. That number is no
+        lock: submissions at once may go some beyond it. A job that takes turns (`payload["serialize_session"]`) is
+        accepted with its number in the session's line (`payload["session_seq"]`). Raises `DuplicateError` if the id is
+        in use, `ValueError` for a column that there is not, or that is missing, `TypeError` for a payload that is no
+        dict, and on any failure. 1 request; 2 more for a key, 3 for a line, and the count of what is waiting (DynamoDB:
+        their index entries).
+        """
+        from agno_docstores.errors import DuplicateError
+
+        row = {**job, "idempotency_key": job.get("idempotency_key") or None, "user_id": owner(job.get("user_id"))}
+        row = TABLE.new(row)
+        if not isinstance(row["payload"], Mapping):
+            raise TypeError(f"a job's payload must be a dict, not {type(row['payload']).__name__}")
+        ref = TABLE.ref(row["id"])
+        existing = await self._submitted(row)
+        if existing is not None:
+            return {"accepted": False, "reason": "duplicate", "job": existing}
+        if max_depth > 0 and await self._waiting() >= max_depth:
+            return {"accepted": False, "reason": "queue_full", "job": None}
+        session_id, ahead = _line(row), 0
+        if session_id is not None:
+            place = await turns.join(self.kernel, session_id, ref.id, self._in_line(session_id))
+            # No place: the job is there, which its insertion will tell.
+            ahead = place.ahead if place is not None else 0
+            row["payload"] = {**row["payload"], "session_seq": place.number if place is not None else 0}
+        try:
+            stored = await self.jobs.insert(row, self._put_off(row, ahead))
+        except DuplicateError as error:
+            await self._leave(row)
+            existing = await self._submitted(row) if error.field is not None else None
+            if existing is None:
+                raise
+            return {"accepted": False, "reason": "duplicate", "job": existing}
+        await self._check_turn(session_id, ref.id, ahead)
+        return {"accepted": True, "reason": None, "job": stored}
+
+    async def _submitted(self, row: Row) -> Row | None:
+        """The job that was submitted under this one's key."""
+        submission = _submission(row)
+        id = await holder(self.kernel, JOBS, "submission", submission) if submission is not None else None
+        return await self.jobs.get(id) if id is not None else None
+
+    async def _waiting(self) -> int:
+        return await self.kernel.count(Query(JOBS, (Eq("status", "queued"),)))
+
+    def _put_off(self, row: Row, ahead: int) -> Fields:
+        """The place of a queued job with so many ahead of it in its line."""
+        if not ahead:
+            return {}
+        patience = min(PATIENCE * ahead, MOST_PATIENCE)
+        return {"due_at": max(as_int(row["available_at"]), self.kernel.now() + patience)}
+
+    # --- Work -------------------------------------------------------------------------------------------------------
+
+    async def claim_job(
+        self, worker_id: str, lock_grace_seconds: int = 60, deployment_id: str | None = None
+    ) -> Row | None:
+        """Claim a job: one that is waiting, available, of no deployment or this one, and whose turn it is; or one that
+        was claimed, has attempts left, and whose worker has not been heard of for the grace. The row as claimed; None
+        if there is none, or others were faster.
+
+        Of the 20 of each sort that have been due longest, the one that was created first (then by id); whoever loses it
+        to another worker goes for any of the rest. Of any number of workers one gets it. The cost does not depend on
+        how many wait, for their turn, for another deployment or for a later time: 2 requests for headers (4 with a
+        deployment; on DynamoDB each for each shard of the index), and 2; with a line 1 or 2 more. Raises on a failed
+        read: that is not "no work".
+        """
+        now = self.kernel.now()
+        deployments = [None] if deployment_id is None else [None, label("deployment_id", deployment_id)]
+        sources = [
+            Query(JOBS, (Eq("queue", _queue(state, deployment)), Range("due_at", None, until)), "due_at")
+            for state, until in (("waiting", now), ("running", now - lock_grace_seconds))
+            for deployment in deployments
+        ]
+        pending: list[tuple[Query, Any]] = [(source, None) for source in sources]
+        while pending:
+            pages = await self.kernel.io.gather(
+                *(self.kernel.stretch(source, cursor, CANDIDATES, body=False) for source, cursor in pending)
+            )
+            candidates = [
+                (header, source) for (source, _), (found, _) in zip(pending, pages, strict=True) for header in found
+            ]
+            claimed = await self._claim_one(candidates, worker_id, now)
+            if claimed is not None:
+                return claimed
+            pending = [
+                (source, cursor) for (source, _), (_, cursor) in zip(pending, pages, strict=True) if cursor is not None
+            ]
+        return None
+
+    async def _claim_one(self, candidates: list[tuple[Stored, Query]], worker_id: str, now: int) -> Row | None:
+        left = sorted(candidates, key=lambda found: (as_int(found[0].fields["created_at"]), found[0].ref.id))
+        next = 0
+        while left:
+            header, source = left.pop(next)
+            stored = await self.kernel.get(header.ref)
+            try:
+                if stored is None or not source.matches(stored):
+                    raise Conflict([header.ref])
+                row = TABLE.row(stored)
+                if row["status"] == "queued" and not await self._may_start(stored, row):
+                    next = 0
+                    continue
+                attempt = as_int(row["attempt"]) + 1
+                lock = {"locked_by": worker_id, "locked_at": now, "updated_at": now}
+                claimed = {**row, **lock, "status": "running", "attempt": attempt}
+                await self.kernel.commit([TABLE.put(claimed, stored.rev)])
+            except Conflict:
+                # Others are at work here, and would go for the next one as well.
+                next = int(self.kernel.io.jitter() * len(left))
+                continue
+            return claimed
+        return None
+
+    async def _may_start(self, stored: Stored, row: Row) -> bool:
+        """Whether it is a queued job's turn. If not, it is put off. Raises `Conflict` if it has changed meanwhile."""
+        session_id = _line(row)
+        if session_id is None:
+            return True
+        number = as_int(row["payload"].get("session_seq"))
+        ahead = await turns.admit(self.kernel, session_id, stored.ref.id, number, self._in_line(session_id))
+        if ahead:
+            await self.kernel.commit([TABLE.put(row, stored.rev, self._put_off(row, ahead))])
+        return not ahead
+
+    def _in_line(self, session_id: str) -> turns.Live:
+        async def live(job_id: str) -> bool:
+            row = await self.jobs.get(job_id)
+            return row is not None and row["status"] in LIVE and _line(row) == session_id
+
+        return live
+
+    async def heartbeat_jobs(self, worker_id: str, job_ids: list[str]) -> int:
+        """Say that a worker is still at work on these jobs; how many of them it holds. 2 requests for each. A failure
+        is logged, and does not keep the others."""
+        now = self.kernel.now()
+
+        def beat(row: Row) -> Row | None:
+            return {"locked_at": now} if row["locked_by"] == worker_id and row["status"] == "running" else None
+
+        beats = (
+            answered(self.jobs.change(id, beat), None, f"heartbeat of job {id!r} failed")
+            for id in dict.fromkeys(job_ids)
+        )
+        return sum(row is not None for row in await self.kernel.io.gather(*beats))
+
+    async def complete_job(
+        self, job_id: str, worker_id: str, attempt: int, status: str, error: str | None = None
+    ) -> bool:
+        """End a job ("completed", "failed", "cancelled") or pause it ("paused"); whether this worker holds it, in this
+        attempt. Raises `ValueError` for another status. A failure is logged, and False. 2 requests; 5 more where its
+        session has a line."""
+        if status not in ENDED and status != "paused":
+            raise ValueError(f"a job is not completed as {status!r}")
+        ended = self._ended(status, error)
+        work = self._change(job_id, lambda row: ended if _held(row, worker_id, attempt) else None)
+        return await answered(work, None, f"job {job_id!r} was not settled as {status!r}") is not None
+
+    async def retry_or_fail_job(
+        self, job_id: str, worker_id: str, attempt: int, error: str, retry_delay_seconds: int = 30
+    ) -> str | None:
+        """Give a job back: "queued", to be available again after the delay, if it has attempts left, else "failed".
+        None if this worker does not hold it in this attempt; a failure is logged, and None. 2 requests; 5 more if it
+        failed and its session has a line."""
+        now = self.kernel.now()
+
+        def given_back(row: Row) -> Row | None:
+            if not _held(row, worker_id, attempt):
+                return None
+            if as_int(row["attempt"]) >= as_int(row["max_attempts"]):
+                return self._ended("failed", error)
+            free = {"locked_by": None, "locked_at": None}
+            available = now + retry_delay_seconds
+            return {"status": "queued", "error": error, **free, "available_at": available, "updated_at": now}
+
+        changed = await answered(self._change(job_id, given_back), None, f"job {job_id!r} was not given back")
+        return None if changed is None else str(changed["status"])
+
+    def _ended(self, status: str, error: str | None) -> Row:
+        now = self.kernel.now()
+        free = {"locked_by": None, "locked_at": None}
+        return {"status": status, "error": error, **free, "completed_at": now, "updated_at": now}
+
+    async def _change(self, job_id: str, decide: Callable[[Row], Mapping[str, Any] | None]) -> Row | None:
+        """Change a job in one step; if that ends it, the next one of its session has its turn."""
+        row = await self.jobs.change(job_id, decide)
+        if row is not None and row["status"] in ENDED:
+            # The job has ended, whatever comes of this: the next one looks for itself before long.
+            await answered(self._leave(row), None, f"the turn of the job after {job_id!r} was not called")
+        return row
+
+    async def _leave(self, row: Row) -> None:
+        session_id = _line(row)
+        if session_id is None:
+            return
+        first = await turns.leave(self.kernel, session_id, row["id"], self._in_line(session_id))
+        if first is not None:
+            await self._call(first)
+
+    async def _call(self, job_id: str) -> None:
+        """Have a job looked at now: to write it as it is undoes that it was put off."""
+        await self.jobs.change(job_id, lambda row: {} if row["status"] == "queued" else None)
+
+    async def _check_turn(self, session_id: str | None, job_id: str, ahead: int) -> None:
+        """Whoever was ahead may have ended after this job came into line and before it was stored, and called in
+        vain. The job is accepted, whatever comes of this."""
+        if session_id is None or not ahead:
+            return
+
+        async def check() -> None:
+            if (await turns.read(self.kernel, session_id)).first == job_id:
+                await self._call(job_id)
+
+        await answered(check(), None, f"the turn of job {job_id!r} was not looked up")
+
+    # --- Pauses, cancellation, repetition ---------------------------------------------------------------------------
+
+    async def settle_paused_job(self, job_id: str, status: str, error: str | None = None) -> bool:
+        """End a paused job; whether it was paused, and the status is one that ends it. A failure is logged, and False.
+        2 requests; 5 more where its session has a line."""
+        if status not in ENDED:
+            return False
+        ended = self._ended(status, error)
+        work = self._change(job_id, lambda row: ended if row["status"] == "paused" else None)
+        return await answered(work, None, f"job {job_id!r} was not settled as {status!r}") is not None
+
+    async def cancel_job(self, job_id: str) -> bool:
+        """Cancel a job that is queued or paused, so that it will not run (again); whether it was. A failure is logged,
+        and False. 2 requests; 5 more where its session has a line."""
+        now = self.kernel.now()
+        columns = {"status": "cancelled", "completed_at": now, "updated_at": now}
+        work = self._change(job_id, lambda row: columns if row["status"] in ("queued", "paused") else None)
+        return await answered(work, None, f"job {job_id!r} was not cancelled") is not None
+
+    async def continue_job(self, job_id: str, continue_payload: Row) -> Row:
+        """Queue a paused job for one more attempt: {"outcome", "job"}. `payload["continue"]` becomes what is given.
+
+        "queued": done; "attach": it is queued or running already; "conflict": it has ended, or there is none. It keeps
+        its turn. Raises on a failure. 2 requests.
+        """
+        outcome, found = "conflict", None
+
+        def continued(row: Row) -> Row | None:
+            nonlocal outcome, found
+            found = row
+            if row["status"] != "paused":
+                outcome = "conflict" if row["status"] in ENDED else "attach"
+                return None
+            outcome = "queued"
+            payload = {**(row["payload"] or {}), "continue": dict(continue_payload)}
+            return {**self._once_more(row), "payload": payload}
+
+        changed = await self.jobs.change(job_id, continued)
+        return {"outcome": outcome, "job": found if changed is None else changed}
+
+    async def requeue_job(self, job_id: str) -> bool:
+        """Queue a failed or cancelled job for one more attempt, behind what its session has in line; whether it was
+        one. A failure is logged, and False. 2 requests, 3 more where it takes turns."""
+        return await answered(self._requeue(job_id), False, f"job {job_id!r} was not queued again")
+
+    async def _requeue(self, job_id: str) -> bool:
+        ref = TABLE.ref(job_id)
+
+        async def attempt(fresh: bool) -> bool:
+            stored = await self.kernel.get(ref)
+            row = TABLE.row(stored) if stored is not None else None
+            if stored is None or row is None or row["status"] not in ("failed", "cancelled"):
+                return False
+            after, session_id, ahead = {**row, **self._once_more(row)}, _line(row), 0
+            if session_id is not None:
+                place = await turns.join(self.kernel, session_id, job_id, self._in_line(session_id))
+                if place is None:
+                    return False
+                ahead = place.ahead
+                after["payload"] = {**row["payload"], "session_seq": place.number}
+            await self.kernel.commit([TABLE.put(after, stored.rev, self._put_off(after, ahead))])
+            await self._check_turn(session_id, job_id, ahead)
+            return True
+
+        return await self.kernel.transact(f"requeueing of job {job_id!r}", attempt)
+
+    def _once_more(self, row: Row) -> Row:
+        now = self.kernel.now()
+        free = {"locked_by": None, "locked_at": None, "completed_at": None}
+        attempts = as_int(row["attempt"]) + 1
+        return {"status": "queued", "max_attempts": attempts, "available_at": now, **free, "updated_at": now}
+
+    # --- Sweeps -----------------------------------------------------------------------------------------------------
+
+    async def sweep_exhausted_jobs(self, lock_grace_seconds: int = 60, limit: int = 20) -> list[Row]:
+        """Running jobs whose worker has not been heard of for the grace and that have no attempt left, the longest
+        first. Eventually consistent on DynamoDB. 1 request (DynamoDB: one for each shard of the index, and 1). Raises
+        on a failed read."""
+        stale = Range("due_at", None, self.kernel.now() - lock_grace_seconds)
+        query = Query(JOBS, (Eq("queue", _queue("exhausted")), stale), "due_at")
+        return [TABLE.row(stored) for stored in await self.kernel.page(query, limit=limit)]
+
+    async def acquire_sweep(self, job_id: str, worker_id: str, lock_grace_seconds: int = 60) -> bool:
+        """Take over a job that `sweep_exhausted_jobs` would name; whether it still is one. Of several workers one gets
+        it. A failure is logged, and False. 2 requests."""
+        now = self.kernel.now()
+
+        def taken(row: Row) -> Row | None:
+            stale = row["locked_at"] is not None and as_int(row["locked_at"]) <= now - lock_grace_seconds
+            if row["status"] != "running" or not stale or as_int(row["attempt"]) < as_int(row["max_attempts"]):
+                return None
+            return {"locked_by": worker_id, "locked_at": now, "updated_at": now}
+
+        return await answered(self.jobs.change(job_id, taken), None, f"job {job_id!r} was not taken over") is not None
+
+    async def settle_swept_job(self, job_id: str, worker_id: str, status: str, error: str | None = None) -> bool:
+        """End or pause a job that this worker has taken over; whether it holds it, and the status is one of these. A
+        failure is logged, and False. 2 requests; 5 more where its session has a line."""
+        if status not in ENDED and status != "paused":
+            return False
+        ended = self._ended(status, error)
+
+        def settled(row: Row) -> Row | None:
+            return ended if row["status"] == "running" and row["locked_by"] == worker_id else None
+
+        what = f"job {job_id!r} was not settled as {status!r}"
+        return await answered(self._change(job_id, settled), None, what) is not None
+
+    async def cleanup_jobs(self, older_than_seconds: int = 86400) -> int:
+        """Delete jobs that ended so long ago, never a paused one; how many. What an interrupted call leaves, its
+        repetition removes; a failure is logged, and 0. 1 request for 100 jobs, 1 for each, 1 for each turn."""
+        return await answered(self._cleanup(older_than_seconds), 0, "the queue was not cleaned of all that has ended")
+
+    async def _cleanup(self, older_than_seconds: int) -> int:
+        long_ago = Range("due_at", None, self.kernel.now() - older_than_seconds)
+        query = Query(JOBS, (Eq("queue", _queue("ended")), long_ago), "due_at")
+        removed, cursor = 0, None
+        while True:
+            found, cursor = await self.kernel.stretch(query, cursor, CLEANUP_PAGE)
+            removed += sum(await self.kernel.io.gather(*(self._delete(record) for record in found)))
+            if cursor is None:
+                return removed
+
+    async def _delete(self, record: Stored) -> bool:
+        session_id = _line(TABLE.row(record))
+        if session_id is not None:
+            # Whoever ended it may have come to no more. The place first: so the job is there to find it by.
+            await turns.leave(self.kernel, session_id, record.ref.id, self._in_line(session_id))
+        try:
+            await self.kernel.commit([Delete(record.ref, record.rev)])
+        except Conflict:  # it was queued again meanwhile, or another worker cleans up as well
+            return False
+        return True
+
+    # --- Reading ----------------------------------------------------------------------------------------------------
+
+    async def get_job(self, job_id: str, strict: bool = False) -> Row | None:
+        """Read one job; None if there is none. Linearizable. 1 request. A failed read raises if `strict`, else it is
+        logged, and None."""
+        work = self.jobs.get(job_id)
+        return await work if strict else await answered(work, None, f"job {job_id!r} could not be read")
+
+    async def session_blocker(self, job_id: str) -> str | None:
+        """The id of the job that a queued one waits behind in its session; None if it does not. Linearizable. 1
+        request, and 2 or more where it takes turns. Raises on a failed read."""
+        row = await self.jobs.get(job_id)
+        session_id = _line(row) if row is not None and row["status"] == "queued" else None
+        if session_id is None:
+            return None
+        return await turns.blocker(self.kernel, session_id, job_id, self._in_line(session_id))
+
+    async def count_queued_jobs(self) -> int:
+        """How many jobs are queued. Eventually consistent on DynamoDB. The store's own count in 1 request. A failure
+        is logged, and 0."""
+        return await answered(self._waiting(), 0, "queued jobs could not be counted")
+
+    async def list_jobs(
+        self,
+        status: str | list[str] | None = None,
+        limit: int = 20,
+        page: int = 1,
+        sort_by: str | None = "created_at",
+        sort_order: str | None = "desc",
+        *,
+        session_id: str | list[str] | None = None,
+        user_id: str | None = None,
+        raise_on_error: bool = False,
+    ) -> tuple[list[Row], int]:
+        """A page of jobs, the latest first, and how many match in all; every filter given is applied, a list as "one of
+        these". Eventually consistent on DynamoDB. 1 to 3 requests by one filter and `created_at`; else the headers of
+        what the most selective filter leaves. A failed read is logged, and empty, unless `raise_on_error`."""
+        where: list[Condition] = [] if user_id is None else [Eq("user_id", owner(user_id))]
+        for name, given in (("status", status), ("session_id", session_id)):
+            if given is not None:
+                values = [given] if isinstance(given, str) else list(given)
+                if not values:
+                    return [], 0
+                where.append(In(name, tuple(label(name, value) for value in values)))
+        sort, descending = order_of(sort_by, sort_order, JOBS.fields, "id", ("created_at", True))
+        query = Query(JOBS, tuple(where), sort, descending)
+
+        async def listed() -> tuple[list[Row], int]:
+            found, total = await page_and_total(self.kernel, query, "created_at", limit, max(page, 1))
+            return [TABLE.row(stored) for stored in found], total
+
+        return await listed() if raise_on_error else await answered(listed(), ([], 0), "jobs could not be listed")
+
+    async def queue_stats(self) -> Row:
+        """How many jobs there are by status (where there are any), and the age in seconds of the one that has been
+        queued longest: {"counts", "oldest_queued_age_seconds"}. Eventually consistent on DynamoDB. 7 requests. A
+        failure is logged, and empty."""
+        nothing: Row = {"counts": {}, "oldest_queued_age_seconds": None}
+        return await answered(self._stats(), nothing, "the queue's figures could not be read")
+
+    async def _stats(self) -> Row:
+        queries = [Query(JOBS, (Eq("status", status),), "created_at") for status in JOB_STATUSES]
+        numbers = await self.kernel.io.gather(*map(self.kernel.count, queries))
+        counts = {status: number for status, number in zip(JOB_STATUSES, numbers, strict=True) if number}
+        oldest = await self.kernel.page(queries[JOB_STATUSES.index("queued")], limit=1, body=False)
+        age = self.kernel.now() - as_int(oldest[0].fields["created_at"]) if oldest else None
+        return {"counts": counts, "oldest_queued_age_seconds": age}
+
+
+def _held(row: Row, worker_id: str, attempt: int) -> bool:
+    """Whether it is this worker, in this attempt, that holds a job."""
+    return (row["status"], row["locked_by"], row["attempt"]) == ("running", worker_id, attempt)
