@@ -20,7 +20,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -119,7 +119,8 @@ class Io:
         raise NotImplementedError
 
     async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
-        """Their results in order; concurrently where the gateway can, one after the other where it cannot."""
+        """Their results in order; concurrently where the gateway can, one after the other where it cannot. The first
+        failure is raised when all have ended, so that nothing goes on, or writes, behind the back of who is told."""
         raise NotImplementedError
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
@@ -181,7 +182,11 @@ class AsyncIo(Io):
         await asyncio.sleep(seconds)
 
     async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
-        return list(await asyncio.gather(*awaitables))
+        results = await asyncio.gather(*awaitables, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return cast(list[T], results)
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:
