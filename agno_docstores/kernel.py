@@ -423,9 +423,7 @@ class Kernel:
             except StorageMissingError:
                 await self._provision(writes)
             except StoreUnavailableError as error:
-                if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
-                    raise
-                await self.back_off(attempt)
+                await self._wait_for_store(error, attempt)
             attempt += 1
             if attempt > UNAVAILABLE_ATTEMPTS:
                 raise Conflict([write.ref for write in writes])
@@ -545,10 +543,16 @@ class Kernel:
                 await self.driver.open()
                 return await operation()
             except StoreUnavailableError as error:
-                if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
-                    raise
-                await self.back_off(attempt)
+                await self._wait_for_store(error, attempt)
                 attempt += 1
+
+    async def _wait_for_store(self, error: StoreUnavailableError, attempt: int) -> None:
+        """Wait before another attempt, or raise where there is none. What was given up here is not worth the time of
+        whoever tries again further up: retries within retries would multiply."""
+        if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
+            error.retryable = False
+            raise error
+        await self.back_off(attempt)
 
     async def back_off(self, attempt: int) -> None:
         """Wait a while of random length before another attempt, the longer the more there were."""
