@@ -402,9 +402,12 @@ class Kernel:
         """All or nothing; raises `Conflict` if an expectation fails.
 
         A conflict may be with an earlier delivery of this very commit, sent again below us after its reply was lost:
-        then the store shows its token, and it has succeeded. So a conflict costs one read; success costs none.
+        then the store shows its token, and it has succeeded. So a conflict costs one read; success costs none. Where
+        somebody else has written since and hides the token, nobody can tell: it is not tried again, which might apply
+        it twice, nor taken for a race that was lost, but raises `StoreUnavailableError` (`maybe_applied`).
         """
         token = new_token()
+        unanswered: StoreUnavailableError | None = None
         attempt = 0
         while True:
             try:
@@ -417,12 +420,18 @@ class Kernel:
                 if revs is not None:
                     return revs
                 renewed = self._over_expired(writes, current)
+                if renewed is None and unanswered is not None and not any(map(_still_holds, writes, current)):
+                    reason = f"{unanswered.reason}; somebody else has written since, so it may have been done or not"
+                    raise StoreUnavailableError(
+                        unanswered.operation, unanswered.address, reason, maybe_applied=True, retryable=False
+                    ) from unanswered
                 if renewed is None:
                     raise
                 writes = renewed
             except StorageMissingError:
                 await self._provision(writes)
             except StoreUnavailableError as error:
+                unanswered = error if error.maybe_applied else unanswered
                 await self._wait_for_store(error, attempt)
             attempt += 1
             if attempt > UNAVAILABLE_ATTEMPTS:
@@ -587,6 +596,14 @@ def _revs_if_applied(writes: Sequence[Write], current: Sequence[Stored | None], 
         None if isinstance(write, Delete) else record.rev if record and record.rev.token == token else Rev(token)
         for write, record in zip(writes, current, strict=True)
     ]
+
+
+def _still_holds(write: Write, record: Stored | None) -> bool:
+    """Whether a record is as a commit expects it, so that the commit has not been applied. (What was deleted since
+    could look absent; what is deleted while others may write it leaves something behind.)"""
+    if isinstance(write.expect, Rev):
+        return record is not None and record.rev == write.expect
+    return write.expect is Expect.ABSENT and record is None
 
 
 def _values_of(condition: Condition, kind: Kind) -> tuple[Any, ...]:

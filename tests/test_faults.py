@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.errors import StoreUnavailableError
 from agno_docstores.history import GRACE
 from tests.faults import Crashed, Fault, places
 
@@ -232,3 +234,105 @@ async def test_a_writer_that_died_is_given_up_after_a_while(
     before = reader.io.calls.total()
     assert await run_ids(reader) == ["r0", "r2"]
     assert reader.io.calls.total() - before == 1
+
+
+# --- Lost replies that another writer hides ---------------------------------------------------------------------------
+
+
+async def adds(db: Any) -> Any:
+    return await db.update_session_data("s1", increment={"n": 1}, append={"log": ["mine"]})
+
+
+async def adds_too(db: Any) -> Any:
+    return await db.update_session_data("s1", increment={"n": 1}, append={"log": ["other's"]})
+
+
+async def renames_new(db: Any) -> Any:
+    return await db.rename_session("new", None, "other's")
+
+
+async def inserts(db: Any) -> Any:
+    return await db.insert_session_if_absent(agent_session("new", user_id="u"))
+
+
+async def saves(db: Any) -> Any:
+    session = await db.get_session("s1")
+    session.session_data = {"n": 1}
+    return await db.save_session(session)
+
+
+async def counts_tokens(db: Any) -> Any:
+    session = await db.get_session("s1")
+    session.session_data = {"n": 0, "session_metrics": {"input_tokens": 5}}
+    return (await db.upsert_session(session)).session_data["session_metrics"]["input_tokens"]
+
+
+async def transfers_on(db: Any) -> Any:
+    return await db.reassign_session_owner("other", previous_user_id="v", user_id="w")
+
+
+async def creates(db: Any) -> Any:
+    return (await db.create_eval_run(eval_of("new"))).run_id
+
+
+async def renames_created(db: Any) -> Any:
+    return (await db.rename_eval_run("new", "other's")).name
+
+
+@pytest.mark.cells("memory-sync*")
+@pytest.mark.parametrize(
+    ("mine", "others"),
+    [
+        (adds, adds_too),
+        (counts_tokens, adds_too),
+        (saves, adds_too),
+        (inserts, renames_new),
+        (transfer, transfers_on),
+        (creates, renames_created),
+    ],
+    ids=lambda operation: operation.__name__,
+)
+async def test_a_lost_reply_hidden_by_another_writer_is_neither_repeated_nor_denied(
+    db: Any, another: Callable[[], Any], mine: Operation, others: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write took effect, its reply was lost, and before the writer could look, another one wrote on top of it: he
+    must not do it again, nor say that he lost. Where nothing tells what happened, he says that."""
+    await prepared(db)
+    answer = await mine(db)
+    await others(db)
+    expected = await everything(db)
+    await db.drop(db.raw.id)
+    await prepared(db)
+    other, driver = another(), db.raw._engine.driver
+    commit, struck = driver.commit, False
+
+    async def overtaken(writes: Any, token: str) -> Any:
+        nonlocal struck
+        revs = await commit(writes, token)
+        if not struck:
+            struck = True
+            await others(other)
+            raise StoreUnavailableError("commit", "test", "the reply was lost", maybe_applied=True)
+        return revs
+
+    monkeypatch.setattr(driver, "commit", overtaken)
+    try:
+        assert await mine(db) == answer
+    except StoreUnavailableError as error:
+        assert error.maybe_applied
+    assert struck
+    assert await everything(db) == await everything(another()) == expected
+
+
+@pytest.mark.cells("mongo-sync-standalone", "dynamo-sync-moto", "firestore-async-embedded")
+async def test_an_addition_whose_reply_is_lost_and_hidden_counts_once(
+    db: Any, another: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await test_a_lost_reply_hidden_by_another_writer_is_neither_repeated_nor_denied(
+        db, another, adds, adds_too, monkeypatch
+    )
+
+
+async def everything(db: Any) -> Any:
+    evals = await db.get_eval_runs()
+    return await state(db), [(run.run_id, run.name) for run in evals]
