@@ -145,7 +145,10 @@ async def check(db: Any, ledger: Ledger) -> set[str]:
     assert max(places.values(), default=1) == 1, "two runs share a place"
     for id, row in sessions.items():
         found = [run["run_id"] for run in row["runs"]]
-        assert sorted(found) == sorted(run for run, session in runs.items() if session == id)
+        listed = {run for run, session in runs.items() if session == id}
+        assert set(found) == listed, (
+            f"runs of {id!r}: {set(found) - listed} are in its history only, {listed - set(found)} not"
+        )
         assert [run.run_id for run in (await db.get_session(id)).runs] == found
     gone = dropped.keys() | (perhaps_dropped.keys() - sessions.keys())
     _between(
