@@ -20,7 +20,7 @@ import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -182,11 +182,12 @@ class AsyncIo(Io):
         await asyncio.sleep(seconds)
 
     async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
-        results = await asyncio.gather(*awaitables, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return cast(list[T], results)
+        tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            await asyncio.wait(tasks)
+            raise
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:
