@@ -646,12 +646,14 @@ class Histories:
 
     async def purge(self, session_id: str, head: Stored) -> None:
         """Take a session marked as deleting out of the metrics, remove its runs, then the mark, and its reminder.
-        Repeating it goes on where it stopped."""
+        Repeating it goes on where it stopped. Others may do the same at once, and one of them be late: what he finds
+        then may be a session that was begun anew under the id: it is not touched, and `Conflict` raised."""
         due = reminder_ref(SESSIONS.name, session_id)
         mortal, atomic = bool(head.fields.get("mortal")), self.kernel.driver.atomic
         reminding = await self.kernel.get(due) if mortal and not atomic else None
         await withdraw(self.kernel, session_id)
-        await self.kernel.purge_children(session_id, RUNS, RUNS.index("changes"))
+        own = (Eq("incarnation", str(head.fields["incarnation"])),)
+        await self.kernel.purge_children(session_id, RUNS, RUNS.index("order"), own)
         last: list[Write] = [Delete(history_ref(session_id), head.rev)]
         await self.kernel.commit([*last, Delete(due)] if mortal and atomic else last)
         if reminding is not None:

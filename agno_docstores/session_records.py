@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -378,28 +379,29 @@ async def remove_rest(histories: Histories, head: Stored) -> None:
 
 
 async def remove_session(histories: Histories, session_id: str, user_id: str | None) -> bool:
-    """Delete a session with its runs, if it is `user_id`'s or no user is named; whether there was such.
+    """Delete a session with its runs, if it is `user_id`'s or no user is named; whether it was this call that took it
+    away. A deletion that somebody else has begun is finished.
 
     The first commit takes the session away and marks its history as deleting, under the owner's check; then runs and
     history go. Whoever repeats it goes on. The history stays marked as uncounted meanwhile, so that an interrupted
     deletion is found through that index. 2 requests, and those of `Histories.purge`.
     """
 
-    async def attempt(fresh: bool) -> Stored | None:
+    async def attempt(fresh: bool) -> tuple[Stored | None, bool]:
         current, head = await histories.heads(session_id)
         if head is None:
-            return None
+            return None, False
         if head.fields.get("deleting"):
-            return head if user_id is None or head.fields.get("user_id") == user_id else None
+            return head if user_id is None or head.fields.get("user_id") == user_id else None, False
         if current is None or not readable(current, user_id):
-            return None  # nobody's, or expired: that is for a sweep
-        return await histories.condemn(current, head)
+            return None, False  # nobody's, or expired: that is for a sweep
+        return await histories.condemn(current, head), True
 
-    marked = await histories.kernel.transact(f"deletion of session {session_id!r}", attempt)
-    if marked is None:
-        return False
-    await histories.purge(session_id, marked)
-    return True
+    marked, taken = await histories.kernel.transact(f"deletion of session {session_id!r}", attempt)
+    if marked is not None:
+        with suppress(Conflict):  # somebody else has finished it, and the session was begun anew
+            await histories.purge(session_id, marked)
+    return taken
 
 
 async def marked_head(

@@ -336,3 +336,45 @@ async def test_an_addition_whose_reply_is_lost_and_hidden_counts_once(
 async def everything(db: Any) -> Any:
     evals = await db.get_eval_runs()
     return await state(db), [(run.run_id, run.name) for run in evals]
+
+
+@pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "firestore-sync-embedded")
+async def test_a_late_deleter_spares_the_session_that_was_begun_anew(cell: Any, runner: Any) -> None:
+    """At any of its calls another process finishes the deletion, and begins the session anew with a run in it."""
+    for at in range(1, MOST_CALLS):
+        with cell.storage() as name:
+            db, other = Handle(cell.open(name)), Handle(cell.open(name))
+            await prepared(db)
+            meanwhile = Meanwhile(at, other.raw)
+            db.io.hooks.append(meanwhile)
+            taken = await db.delete_session("s1")
+            db.io.hooks.clear()
+            if not meanwhile.struck:
+                assert taken is True
+                break
+            if await other.get_session("s1") is None:
+                assert taken, "the session that was begun anew was deleted whole, by who had just looked"
+            else:
+                assert [taken, meanwhile.taken].count(True) == 1
+                assert await run_ids(other) == await run_ids(Handle(cell.open(name))) == ["anew"]
+    else:
+        raise AssertionError(f"more than {MOST_CALLS} calls")
+
+
+class Meanwhile:
+    """A hook of the gateway: before the n-th call, another handle deletes the session and begins it anew."""
+
+    def __init__(self, at: int, other: Any) -> None:
+        self.left, self.other = at, other
+        self.struck = self.taken = False
+
+    def before(self, operation: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.struck = True
+            self.taken = self.other.delete_session("s1")
+            self.other.upsert_session(agent_session(user_id="u"))
+            self.other.upsert_run(run_of("anew", status="COMPLETED"), "s1", "u")
+
+    def after(self, operation: str) -> None:
+        pass
