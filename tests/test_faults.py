@@ -6,6 +6,7 @@ process can go on, repeating the operation converges, and nothing that was delet
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -118,7 +119,7 @@ async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation:
                 found = (answer, await state(db))
                 reader = Handle(cell.open(name))
                 assert await state(reader) == found[1]
-                if operation is not delete:
+                if operation not in (delete, removal_of_several):
                     assert [run for run in await run_ids(reader) if run in before] == [
                         run for run in before if run in found[1]["runs"]
                     ]
@@ -378,3 +379,71 @@ class Meanwhile:
 
     def after(self, operation: str) -> None:
         pass
+
+
+# --- More operations, where calls cost nothing ------------------------------------------------------------------------
+
+
+async def several_sessions(db: Any) -> Any:
+    sessions = [agent_session(user_id="u", session_data={"n": 2}), agent_session("new", user_id="u")]
+    return [session.session_id for session in await db.upsert_sessions(sessions)]
+
+
+async def removal_of_several(db: Any) -> Any:
+    return await db.delete_sessions(["s1", "other", "nobody"], user_id="u")
+
+
+async def updates(db: Any) -> Any:
+    def count(session: Any) -> None:
+        session.session_data["n"] += 1
+
+    return (await db.update_session("s1", count)).session_data
+
+
+async def appends(db: Any) -> Any:
+    return await db.append_run_to_session_if_absent("s1", run_of("new", status="COMPLETED").to_dict(), user_id="u")
+
+
+@pytest.mark.cells("memory-sync*")
+@pytest.mark.parametrize(
+    "operation",
+    [adds, saves, updates, inserts, appends, several_sessions, removal_of_several],
+    ids=lambda operation: operation.__name__,
+)
+async def test_passing_faults_of_these_are_not_noticed_either(cell: Any, runner: Any, operation: Operation) -> None:
+    await test_passing_faults_are_not_noticed(cell, runner, operation)
+
+
+async def drop(db: Any) -> Any:
+    return await db.drop(db.raw.id)
+
+
+@pytest.mark.cells("memory-sync*")
+@pytest.mark.parametrize(
+    "operation", [saves, inserts, several_sessions, removal_of_several, drop], ids=lambda operation: operation.__name__
+)
+async def test_what_a_dead_process_has_begun_is_finished_by_repeating_it(
+    cell: Any, runner: Any, operation: Operation
+) -> None:
+    """Of several sessions some may be done, and some not: each is whole."""
+    expected: dict[str, Any] = {}
+    for kind in ("none", *CRASHES):
+        for at in places(cell, kind, MOST_CALLS):
+            fault = Fault(kind, at)
+            with cell.storage() as name:
+                db, survivor = Handle(cell.open(name)), Handle(cell.open(name))
+                await prepared(db)
+                before = await state(survivor)
+                db.io.hooks.append(fault)
+                with contextlib.suppress(Crashed):
+                    await operation(db)
+                between = await state(survivor)
+                expected = expected or between
+                for id, session in between["sessions"].items():
+                    assert session in (before["sessions"].get(id), expected["sessions"].get(id)), f"{kind} at call {at}"
+                await operation(survivor)
+                assert await state(survivor) == expected, f"{kind} at call {at}"
+            if not fault.struck:
+                break
+        else:
+            raise AssertionError(f"more than {MOST_CALLS} calls")
