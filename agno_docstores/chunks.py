@@ -38,11 +38,14 @@ from agno_docstores.errors import (
 )
 from agno_docstores.port import (
     MANIFEST,
+    Condition,
     Delete,
     Failed,
     Fields,
+    Index,
     Kind,
     Put,
+    Range,
     Ref,
     Rev,
     Span,
@@ -333,6 +336,26 @@ async def purge(kernel: Kernel, parent: str, kind: Kind) -> bool:
     generations = dict.fromkeys(header.ref.id.partition(".")[0] for header in headers)
     _all_stored(await kernel.write_records([Delete(reminder_ref(ABOUT, one)) for one in generations]))
     return True
+
+
+async def large_children(
+    kernel: Kernel, parent: str, kind: Kind, index: Index, where: tuple[Condition, ...]
+) -> list[Stored]:
+    """Those of a parent's children that have a body in chunks, told by their field `size`. 1 request, if the store has
+    such a limit that a body may be, and those of what is found."""
+    limit = kernel.driver.item_bytes
+    if limit is None or "size" not in kind.fields:
+        return []
+    # A body takes no more, stored, than its text does, but for a few bytes.
+    long = Range("size", limit // 2, None)
+    headers = await kernel.span(Span(kind.name, index.name, (parent,), body=False, where=(*where, long)))
+    found = await kernel.read_records([header.ref for header in headers])
+    return [noted(record) for record in found if record is not None]
+
+
+async def remove_of(kernel: Kernel, records: Sequence[Stored]) -> None:
+    """Remove the chunks of records that are gone, as they were read."""
+    await _remove(kernel, [record.rev.manifest for record in records if record.rev.manifest is not None])
 
 
 async def _chunks_of(kernel: Kernel, owner: str, generation: str | None = None) -> list[Stored]:

@@ -657,12 +657,16 @@ class Histories:
     async def purge(self, session_id: str, head: Stored, *, begun_anew: bool = False) -> None:
         """Take a session marked as deleting out of the metrics, remove its runs and what else goes with it, then the
         mark, and its reminder. Repeating it goes on where it stopped. `begun_anew`: a turn of the next session of this
-        id may be under way, so that what was written since the end of this one stays."""
+        id may be under way, so that what was written since the end of this one stays.
+
+        Others may do the same at once, and one of them be late: what he finds then may be a session that was begun anew
+        under the id: its runs are not touched, and `Conflict` raised."""
         due = reminder_ref(SESSIONS.name, session_id)
         mortal, atomic = bool(head.fields.get("mortal")), self.kernel.driver.atomic
         reminding = await self.kernel.get(due) if mortal and not atomic else None
         await withdraw(self.kernel, session_id)
-        await self.kernel.purge_children(session_id, RUNS, RUNS.index("changes"))
+        own = (Eq("incarnation", str(head.fields["incarnation"])),)
+        await self.kernel.purge_children(session_id, RUNS, RUNS.index("order"), own)
         ended_at = head.fields.get("ended_at") if begun_anew else None
         await remove_companions(self.kernel, session_id, ended_at if isinstance(ended_at, int) else None)
         last: list[Write] = [Delete(history_ref(session_id), head.rev)]

@@ -119,7 +119,8 @@ class Io:
         raise NotImplementedError
 
     async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
-        """Their results in order; concurrently where the gateway can, one after the other where it cannot."""
+        """Their results in order; concurrently where the gateway can, one after the other where it cannot. The first
+        failure is raised when all have ended, so that nothing goes on, or writes, behind the back of who is told."""
         raise NotImplementedError
 
     async def work(self, long: bool, fn: Callable[..., T], *args: Any) -> T:
@@ -193,7 +194,12 @@ class AsyncIo(Io):
         await asyncio.sleep(seconds)
 
     async def gather(self, *awaitables: Awaitable[T]) -> list[T]:
-        return list(await asyncio.gather(*awaitables))
+        tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            await asyncio.wait(tasks)
+            raise
 
     async def work(self, long: bool, fn: Callable[..., T], *args: Any) -> T:
         return await asyncio.to_thread(fn, *args) if long else fn(*args)

@@ -489,7 +489,9 @@ class Kernel:
         """All or nothing; raises `Conflict` if an expectation fails.
 
         A conflict may be with an earlier delivery of this very commit, sent again below us after its reply was lost:
-        then the store shows its token, and it has succeeded. So a conflict costs one read; success costs none.
+        then the store shows its token, and it has succeeded. So a conflict costs one read; success costs none. Where
+        somebody else has written since and hides the token, nobody can tell: it is not tried again, which might apply
+        it twice, nor taken for a race that was lost, but raises `StoreUnavailableError` (`maybe_applied`).
 
         A body that is too large for one record of the store is stored in several, and what it replaces removed: 1
         request for a reminder of each, and those of its pieces. Raises `PayloadTooLargeError`, before anything is
@@ -501,6 +503,7 @@ class Kernel:
     async def commit_records(self, writes: Sequence[Write]) -> list[Rev | None]:
         """The same for records as the store is to have them."""
         token = new_token()
+        unanswered: StoreUnavailableError | None = None
         attempt = 0
         asked = list(writes)
         if not self.driver.unique:
@@ -516,6 +519,11 @@ class Kernel:
                 if revs is not None:
                     return self._holding(asked, revs)
                 renewed = self._over_expired(writes, current)
+                if renewed is None and unanswered is not None and not any(map(_still_holds, writes, current)):
+                    reason = f"{unanswered.reason}; somebody else has written since, so it may have been done or not"
+                    raise StoreUnavailableError(
+                        unanswered.operation, unanswered.address, reason, maybe_applied=True, retryable=False
+                    ) from unanswered
                 if renewed is None:
                     duplicate = await self._retried(lambda: uniqueness.taken(self, asked))
                     if duplicate is not None:
@@ -525,9 +533,8 @@ class Kernel:
             except StorageMissingError:
                 await self._provision(writes)
             except StoreUnavailableError as error:
-                if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
-                    raise
-                await self.back_off(attempt)
+                unanswered = error if error.maybe_applied else unanswered
+                await self._wait_for_store(error, attempt)
             attempt += 1
             if attempt > UNAVAILABLE_ATTEMPTS:
                 raise Conflict([write.ref for write in writes])
@@ -598,10 +605,14 @@ class Kernel:
     @_concerning
     async def purge_children(self, parent: str, kind: Kind, index: Index, where: tuple[Condition, ...] = ()) -> None:
         """Remove all children of a parent, or those for which conditions hold; headers only read. Stops at the first
-        failure; repeating it goes on. 1 request more, if all go, to see whether bodies of theirs are in chunks; under
-        conditions those are left to a sweep."""
+        failure; repeating it goes on. 1 request more to see whether bodies of theirs are in chunks."""
+        if where:
+            large = await chunks.large_children(self, parent, kind, index, where)
+            await self._delete_children(parent, kind, index, where)
+            await chunks.remove_of(self, large)
+            return
         await self._delete_children(parent, kind, index, where)
-        if not where and kind.body and await chunks.purge(self, parent, kind) and not self.driver.atomic:
+        if kind.body and await chunks.purge(self, parent, kind) and not self.driver.atomic:
             # A child may have been stored between the two, and looked whether its chunks are there, before they went.
             await self._delete_children(parent, kind, index, where)
 
@@ -679,10 +690,16 @@ class Kernel:
                 await self.driver.open()
                 return await operation()
             except StoreUnavailableError as error:
-                if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
-                    raise
-                await self.back_off(attempt)
+                await self._wait_for_store(error, attempt)
                 attempt += 1
+
+    async def _wait_for_store(self, error: StoreUnavailableError, attempt: int) -> None:
+        """Wait before another attempt, or raise where there is none. What was given up here is not worth the time of
+        whoever tries again further up: retries within retries would multiply."""
+        if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
+            error.retryable = False
+            raise error
+        await self.back_off(attempt)
 
     async def back_off(self, attempt: int) -> None:
         """Wait a while of random length before another attempt, the longer the more there were."""
@@ -717,6 +734,14 @@ def _revs_if_applied(writes: Sequence[Write], current: Sequence[Stored | None], 
         None if isinstance(write, Delete) else record.rev if record and record.rev.token == token else Rev(token)
         for write, record in zip(writes, current, strict=True)
     ]
+
+
+def _still_holds(write: Write, record: Stored | None) -> bool:
+    """Whether a record is as a commit expects it, so that the commit has not been applied. (What was deleted since
+    could look absent; what is deleted while others may write it leaves something behind.)"""
+    if isinstance(write.expect, Rev):
+        return record is not None and record.rev == write.expect
+    return write.expect is Expect.ABSENT and record is None
 
 
 def _values_of(condition: Condition, kind: Kind) -> tuple[Any, ...]:

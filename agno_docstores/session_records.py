@@ -13,6 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -397,32 +398,32 @@ async def remove_rest(histories: Histories, head: Stored) -> None:
 
 
 async def remove_session(histories: Histories, session_id: str, user_id: str | None) -> bool:
-    """Delete a session with its runs, if it is `user_id`'s or no user is named; whether there was such. One that is
-    not his is told of in the log.
+    """Delete a session with its runs, if it is `user_id`'s or no user is named; whether it was this call that took it
+    away. A deletion that somebody else has begun is finished. That a session is not his is told in the log.
 
     The first commit takes the session away and marks its history as deleting, under the owner's check; then runs and
     history go. Whoever repeats it goes on. The history stays marked as uncounted meanwhile, so that an interrupted
     deletion is found through that index. 2 requests, and those of `Histories.purge`.
     """
 
-    async def attempt(fresh: bool) -> Stored | None:
+    async def attempt(fresh: bool) -> tuple[Stored | None, bool]:
         current, head = await histories.heads(session_id)
         if head is None:
-            return None
+            return None, False
         if head.fields.get("deleting"):
-            return head if readable(head, user_id) else None
+            return head if readable(head, user_id) else None, False
         if current is None:
-            return None  # it has expired: that is for a sweep
+            return None, False  # it has expired: that is for a sweep
         if not readable(current, user_id):
             log.warning("session %r was not deleted: user %r does not own it", session_id, user_id)
-            return None
-        return await histories.condemn(current, head)
+            return None, False
+        return await histories.condemn(current, head), True
 
-    marked = await histories.kernel.transact(f"deletion of session {session_id!r}", attempt)
-    if marked is None:
-        return False
-    await histories.purge(session_id, marked)
-    return True
+    marked, taken = await histories.kernel.transact(f"deletion of session {session_id!r}", attempt)
+    if marked is not None:
+        with suppress(Conflict):  # somebody else has finished it, and the session was begun anew
+            await histories.purge(session_id, marked)
+    return taken
 
 
 async def marked_head(

@@ -41,6 +41,7 @@ class Proxy:
         self._target = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: set[socket.socket] = set()
+        self._refusing = False
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -50,6 +51,9 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:  # closed
                 return
+            if self._refusing:
+                client.close()
+                continue
             server = socket.create_connection(self._target)
             for end in (client, server):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -65,6 +69,16 @@ class Proxy:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Break all connections, whatever is under way on them, and take no others until `mend`."""
+        self._refusing = True
+        for end in list(self._sockets):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self) -> None:
+        self._refusing = False
 
     def close(self) -> None:
         self._listener.close()

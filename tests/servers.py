@@ -133,6 +133,7 @@ class Process(Server):
         super().__init__()
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._port = 0
 
     @abstractmethod
     def command(self, port: int, folder: Path) -> list[str]:
@@ -160,12 +161,15 @@ class Process(Server):
 
     def _launch(self, port: int) -> bool:
         self._folder = tempfile.TemporaryDirectory(prefix="docstores-", ignore_cleanup_errors=True)
-        folder = Path(self._folder.name)
-        data = folder / "data"
-        data.mkdir()
-        with (folder / "log").open("wb") as log:
+        (Path(self._folder.name) / "data").mkdir()
+        return self._run(port)
+
+    def _run(self, port: int) -> bool:
+        assert self._folder is not None
+        folder, self._port = Path(self._folder.name), port
+        with (folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                self.command(port, data),
+                self.command(port, folder / "data"),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -181,6 +185,15 @@ class Process(Server):
             except Exception:  # noqa: BLE001 - not ready yet, in whichever way the client says so
                 time.sleep(0.05)
         return False
+
+    def restart(self, how: signal.Signals) -> None:
+        """End the program as an operator does, or as a crash; then start it again at its address, on what it has kept
+        in its folder."""
+        assert self._process is not None
+        os.killpg(self._process.pid, how)
+        self._process.wait(30)
+        if not self._run(self._port):
+            raise Unreachable(f"{self.name} did not come back; it said: {self._said()}")
 
     def _said(self) -> str:
         if self._folder is None:
@@ -384,10 +397,13 @@ class Secantus(Process):
     tiers = frozenset({EMBEDDED, STRICT})
     modules = ("secantus", "pymongo")
 
-    def __init__(self, *, standalone: bool = False) -> None:
+    def __init__(self, *, standalone: bool = False, durable: bool = False) -> None:
+        """`durable`: a write is on disk when it is acknowledged, as MongoDB has it of one that a majority confirms;
+        SecantusDB by itself loses the last some 50 ms when it is killed."""
         super().__init__()
         self.name = "SecantusDB, standalone" if standalone else "SecantusDB"
         self._standalone = standalone
+        self._durable = durable
         self._client: Any = None
 
     def version(self) -> str:
@@ -396,7 +412,8 @@ class Secantus(Process):
     def command(self, port: int, folder: Path) -> list[str]:
         program = str(Path(sys.executable).parent / "secantusd-py")
         arguments = ["--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder)]
-        return [program, *arguments, *(["--standalone"] if self._standalone else [])]
+        arguments += ["--standalone"] if self._standalone else []
+        return [program, *arguments, *(["--sync-on-commit"] if self._durable else [])]
 
     def address_of(self, port: int) -> str:
         return f"mongodb://127.0.0.1:{port}"
@@ -481,6 +498,11 @@ class DynamoDBLocal(Dynamo):
     modules = ("boto3",)
     folder = ROOT / ".cache" / "dynamodb-local"
 
+    def __init__(self, *, durable: bool = False) -> None:
+        """`durable`: its data are in files, and are there again when it is restarted."""
+        super().__init__()
+        self._durable = durable
+
     def version(self) -> str:
         return DYNAMODB_LOCAL_VERSION
 
@@ -532,7 +554,8 @@ class DynamoDBLocal(Dynamo):
             "-cp",
             f"{jars}/*",
             "software.amazon.dynamodb.services.local.main.ServerRunner",
-            *("-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(port)),
+            *(("-dbPath", str(folder)) if self._durable else ("-inMemory",)),
+            *("-sharedDb", "-disableTelemetry", "-port", str(port)),
         ]
 
 

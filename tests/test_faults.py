@@ -6,15 +6,18 @@ process can go on, repeating the operation converges, and nothing that was delet
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.errors import StoreUnavailableError
 from agno_docstores.history import GRACE
 from tests.faults import Crashed, Fault, places
 
@@ -116,7 +119,7 @@ async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation:
                 found = (answer, await state(db))
                 reader = Handle(cell.open(name))
                 assert await state(reader) == found[1]
-                if operation is not delete:
+                if operation not in (delete, removal_of_several):
                     assert [run for run in await run_ids(reader) if run in before] == [
                         run for run in before if run in found[1]["runs"]
                     ]
@@ -232,3 +235,215 @@ async def test_a_writer_that_died_is_given_up_after_a_while(
     before = reader.io.calls.total()
     assert await run_ids(reader) == ["r0", "r2"]
     assert reader.io.calls.total() - before == 1
+
+
+# --- Lost replies that another writer hides ---------------------------------------------------------------------------
+
+
+async def adds(db: Any) -> Any:
+    return await db.update_session_data("s1", increment={"n": 1}, append={"log": ["mine"]})
+
+
+async def adds_too(db: Any) -> Any:
+    return await db.update_session_data("s1", increment={"n": 1}, append={"log": ["other's"]})
+
+
+async def renames_new(db: Any) -> Any:
+    return await db.rename_session("new", None, "other's")
+
+
+async def inserts(db: Any) -> Any:
+    return await db.insert_session_if_absent(agent_session("new", user_id="u"))
+
+
+async def saves(db: Any) -> Any:
+    session = await db.get_session("s1")
+    session.session_data = {"n": 1}
+    return await db.save_session(session)
+
+
+async def counts_tokens(db: Any) -> Any:
+    session = await db.get_session("s1")
+    session.session_data = {"n": 0, "session_metrics": {"input_tokens": 5}}
+    return (await db.upsert_session(session)).session_data["session_metrics"]["input_tokens"]
+
+
+async def transfers_on(db: Any) -> Any:
+    return await db.reassign_session_owner("other", previous_user_id="v", user_id="w")
+
+
+async def creates(db: Any) -> Any:
+    return (await db.create_eval_run(eval_of("new"))).run_id
+
+
+async def renames_created(db: Any) -> Any:
+    return (await db.rename_eval_run("new", "other's")).name
+
+
+@pytest.mark.cells("memory-sync*")
+@pytest.mark.parametrize(
+    ("mine", "others"),
+    [
+        (adds, adds_too),
+        (counts_tokens, adds_too),
+        (saves, adds_too),
+        (inserts, renames_new),
+        (transfer, transfers_on),
+        (creates, renames_created),
+    ],
+    ids=lambda operation: operation.__name__,
+)
+async def test_a_lost_reply_hidden_by_another_writer_is_neither_repeated_nor_denied(
+    db: Any, another: Callable[[], Any], mine: Operation, others: Operation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write took effect, its reply was lost, and before the writer could look, another one wrote on top of it: he
+    must not do it again, nor say that he lost. Where nothing tells what happened, he says that."""
+    await prepared(db)
+    answer = await mine(db)
+    await others(db)
+    expected = await everything(db)
+    await db.drop(db.raw.id)
+    await prepared(db)
+    other, driver = another(), db.raw._engine.driver
+    commit, struck = driver.commit, False
+
+    async def overtaken(writes: Any, token: str) -> Any:
+        nonlocal struck
+        revs = await commit(writes, token)
+        if not struck:
+            struck = True
+            await others(other)
+            raise StoreUnavailableError("commit", "test", "the reply was lost", maybe_applied=True)
+        return revs
+
+    monkeypatch.setattr(driver, "commit", overtaken)
+    try:
+        assert await mine(db) == answer
+    except StoreUnavailableError as error:
+        assert error.maybe_applied
+    assert struck
+    assert await everything(db) == await everything(another()) == expected
+
+
+@pytest.mark.cells("mongo-sync-standalone", "dynamo-sync-moto", "firestore-async-embedded")
+async def test_an_addition_whose_reply_is_lost_and_hidden_counts_once(
+    db: Any, another: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await test_a_lost_reply_hidden_by_another_writer_is_neither_repeated_nor_denied(
+        db, another, adds, adds_too, monkeypatch
+    )
+
+
+async def everything(db: Any) -> Any:
+    evals = await db.get_eval_runs()
+    return await state(db), [(run.run_id, run.name) for run in evals]
+
+
+@pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "firestore-sync-embedded")
+async def test_a_late_deleter_spares_the_session_that_was_begun_anew(cell: Any, runner: Any) -> None:
+    """At any of its calls another process finishes the deletion, and begins the session anew with a run in it."""
+    for at in range(1, MOST_CALLS):
+        with cell.storage() as name:
+            db, other = Handle(cell.open(name)), Handle(cell.open(name))
+            await prepared(db)
+            meanwhile = Meanwhile(at, other.raw)
+            db.io.hooks.append(meanwhile)
+            taken = await db.delete_session("s1")
+            db.io.hooks.clear()
+            if not meanwhile.struck:
+                assert taken is True
+                break
+            if await other.get_session("s1") is None:
+                assert taken, "the session that was begun anew was deleted whole, by who had just looked"
+            else:
+                assert [taken, meanwhile.taken].count(True) == 1
+                assert await run_ids(other) == await run_ids(Handle(cell.open(name))) == ["anew"]
+    else:
+        raise AssertionError(f"more than {MOST_CALLS} calls")
+
+
+class Meanwhile:
+    """A hook of the gateway: before the n-th call, another handle deletes the session and begins it anew."""
+
+    def __init__(self, at: int, other: Any) -> None:
+        self.left, self.other = at, other
+        self.struck = self.taken = False
+
+    def before(self, operation: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.struck = True
+            self.taken = self.other.delete_session("s1")
+            self.other.upsert_session(agent_session(user_id="u"))
+            self.other.upsert_run(run_of("anew", status="COMPLETED"), "s1", "u")
+
+    def after(self, operation: str) -> None:
+        pass
+
+
+# --- More operations, where calls cost nothing ------------------------------------------------------------------------
+
+
+async def several_sessions(db: Any) -> Any:
+    sessions = [agent_session(user_id="u", session_data={"n": 2}), agent_session("new", user_id="u")]
+    return [session.session_id for session in await db.upsert_sessions(sessions)]
+
+
+async def removal_of_several(db: Any) -> Any:
+    return await db.delete_sessions(["s1", "other", "nobody"], user_id="u")
+
+
+async def updates(db: Any) -> Any:
+    def count(session: Any) -> None:
+        session.session_data["n"] += 1
+
+    return (await db.update_session("s1", count)).session_data
+
+
+async def appends(db: Any) -> Any:
+    return await db.append_run_to_session_if_absent("s1", run_of("new", status="COMPLETED").to_dict(), user_id="u")
+
+
+@pytest.mark.cells("memory-sync*")
+@pytest.mark.parametrize(
+    "operation",
+    [adds, saves, updates, inserts, appends, several_sessions, removal_of_several],
+    ids=lambda operation: operation.__name__,
+)
+async def test_passing_faults_of_these_are_not_noticed_either(cell: Any, runner: Any, operation: Operation) -> None:
+    await test_passing_faults_are_not_noticed(cell, runner, operation)
+
+
+async def drop(db: Any) -> Any:
+    return await db.drop(db.raw.id)
+
+
+@pytest.mark.cells("memory-sync*")
+@pytest.mark.parametrize(
+    "operation", [saves, inserts, several_sessions, removal_of_several, drop], ids=lambda operation: operation.__name__
+)
+async def test_what_a_dead_process_has_begun_is_finished_by_repeating_it(
+    cell: Any, runner: Any, operation: Operation
+) -> None:
+    """Of several sessions some may be done, and some not: each is whole."""
+    expected: dict[str, Any] = {}
+    for kind in ("none", *CRASHES):
+        for at in places(cell, kind, MOST_CALLS):
+            fault = Fault(kind, at)
+            with cell.storage() as name:
+                db, survivor = Handle(cell.open(name)), Handle(cell.open(name))
+                await prepared(db)
+                before = await state(survivor)
+                db.io.hooks.append(fault)
+                with contextlib.suppress(Crashed):
+                    await operation(db)
+                between = await state(survivor)
+                expected = expected or between
+                for id, session in between["sessions"].items():
+                    assert session in (before["sessions"].get(id), expected["sessions"].get(id)), f"{kind} at call {at}"
+                await operation(survivor)
+                assert await state(survivor) == expected, f"{kind} at call {at}"
+            if not fault.struck:
+                break
+        else:
+            raise AssertionError(f"more than {MOST_CALLS} calls")

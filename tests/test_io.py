@@ -153,6 +153,27 @@ def test_async_io_gathers_concurrently() -> None:
     assert asyncio.run(both()) == ["first", "second"]
 
 
+@pytest.mark.parametrize("gateway", [AsyncIo, ThreadIo])
+def test_nothing_of_a_gathering_goes_on_behind_a_failure(gateway: type[Any]) -> None:
+    """Whoever is told of the failure may repeat or undo the whole: no straggler must write after that."""
+    done: list[str] = []
+
+    async def fails(name: str) -> None:
+        raise ValueError(name)
+
+    async def takes_longer() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        done.append("straggler")
+
+    async def both() -> None:
+        with pytest.raises(ValueError, match="first"):
+            await gateway().gather(takes_longer(), fails("first"), fails("second"))
+        assert done == ["straggler"]
+
+    asyncio.run(both())
+
+
 def test_thread_io_does_not_block_the_loop() -> None:
     io = ThreadIo()
     release = threading.Event()

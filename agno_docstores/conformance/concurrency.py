@@ -6,6 +6,7 @@ Needs the fixture `open_another`.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,10 +15,14 @@ from agno.db.utils import is_unique_violation
 
 from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.knowledge import content_of
+from agno_docstores.conformance.linearizability import Call, History
+from agno_docstores.conformance.linearizability import at_once as together
+from agno_docstores.conformance.linearizability import check_order as check_history
 from agno_docstores.conformance.memories import memory_of
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.conformance.traces import at, span, trace
+from agno_docstores.errors import SessionConflictError, StateConditionError
 
 WRITERS = 50
 
@@ -141,6 +146,170 @@ async def test_sessions_do_not_disturb_each_other(db: Any) -> None:
     assert [error for error in await at_once(db, calls) if error is not None] == []
     for number in range(10):
         assert set(await run_ids(db, f"s{number}")) == {f"r{number}-{n}" for n in range(5)}
+
+
+# --- Histories --------------------------------------------------------------------------------------------------------
+
+
+def data_model(state: Any, call: Call) -> Any:
+    """A session's data: a counter and a value. Every answer tells both as they are afterwards."""
+    number, value = state
+    kind, *arguments = call.operation
+    if kind == "add":
+        after = (number + 1, value)
+    elif kind == "swap":
+        expected, new = arguments
+        after = (number, new) if value == expected else (number, value)
+        if call.answered and call.answer[0] is not (value == expected):
+            return None
+        return after if not call.answered or call.answer[1] == after else None
+    else:
+        after = state
+    return after if not call.answered or call.answer == after else None
+
+
+async def test_state_updates_are_linearizable(db: Any, another: Callable[[], Any]) -> None:
+    handles, history = [db, another()], History()
+    await db.upsert_session(agent_session(session_data={"n": 0, "v": 0}))
+
+    async def add(handle: Any) -> Any:
+        data = await handle.update_session_data("s1", increment={"n": 1})
+        return data["n"], data["v"]
+
+    async def swap(handle: Any, expected: int, new: int) -> Any:
+        try:
+            data = await handle.update_session_data("s1", set={"v": new}, when={"v": expected})
+        except StateConditionError as refused:
+            return False, (refused.found["n"], refused.found["v"])
+        return True, (data["n"], data["v"])
+
+    async def read(handle: Any) -> Any:
+        data = await handle.get_session_data("s1")
+        return data["n"], data["v"]
+
+    async def work(worker: int) -> None:
+        chooser, handle, seen = random.Random(worker), handles[worker % 2], 0
+        for step in range(4):
+            kind = chooser.choice(("add", "swap", "swap", "read"))
+            if kind == "add":
+                _, seen = await history.of((kind,), lambda: add(handle))
+            elif kind == "read":
+                _, seen = await history.of((kind,), lambda: read(handle))
+            else:
+                pair = (seen, 10 * worker + step + 1)
+                _, (_, seen) = await history.of((kind, *pair), lambda pair=pair: swap(handle, *pair))  # type: ignore[misc]
+
+    await together(db, [lambda worker=worker: work(worker) for worker in range(6)])  # type: ignore[misc]
+    assert len(history.calls) == 24
+    check_history(history, (0, 0), data_model)
+
+
+def saved_model(state: Any, call: Call) -> Any:
+    """A session under its version."""
+    version, _ = state
+    kind, *arguments = call.operation
+    if kind == "read":
+        return state if call.answer == state else None
+    expected, value = arguments
+    if call.answer is True:
+        return (version + 1, value) if version == expected else None
+    return state if call.answer == version != expected else None
+
+
+async def test_saves_under_a_version_are_linearizable(db: Any, another: Callable[[], Any]) -> None:
+    handles, history = [db, another()], History()
+    await db.upsert_session(agent_session(metadata={"v": 0}))
+
+    async def read(handle: Any) -> Any:
+        row = await handle.get_session("s1", deserialize=False)
+        return row["version"], row["metadata"]["v"]
+
+    async def save(handle: Any, expected: int, value: int) -> Any:
+        try:
+            return await handle.save_session(agent_session(metadata={"v": value}), expected_version=expected)
+        except SessionConflictError as refused:
+            return refused.found
+
+    async def work(worker: int) -> None:
+        handle = handles[worker % 2]
+        for step in range(2):
+            version, _ = await history.of(("read",), lambda: read(handle))
+            pair = (version, 10 * worker + step + 1)
+            await history.of(("save", *pair), lambda pair=pair: save(handle, *pair))  # type: ignore[misc]
+
+    await together(db, [lambda worker=worker: work(worker) for worker in range(6)])  # type: ignore[misc]
+    check_history(history, (1, 0), saved_model)
+
+
+def presence_model(there: Any, call: Call) -> Any:
+    """Whether a session is there."""
+    (kind,) = call.operation
+    if kind == "read":
+        return there if call.answer is there else None
+    if kind == "insert":
+        return True if call.answer is not there else None
+    return False if call.answer is there else None
+
+
+async def test_inserts_and_deletions_of_one_session_are_linearizable(db: Any, another: Callable[[], Any]) -> None:
+    handles, history = [db, another()], History()
+    await db.upsert_session(agent_session("other"))  # the storage is there
+
+    async def read(handle: Any) -> bool:
+        return await handle.get_session("s1") is not None
+
+    async def work(worker: int) -> None:
+        chooser, handle = random.Random(worker), handles[worker % 2]
+        for _ in range(3):
+            kind = chooser.choice(("insert", "insert", "delete", "read"))
+            call = {
+                "insert": lambda: handle.insert_session_if_absent(agent_session()),
+                "delete": lambda: handle.delete_session("s1"),
+                "read": lambda: read(handle),
+            }[kind]
+            await history.of((kind,), call)
+
+    await together(db, [lambda worker=worker: work(worker) for worker in range(6)])  # type: ignore[misc]
+    check_history(history, False, presence_model)
+
+
+def run_model(status: Any, call: Call) -> Any:
+    """The status of a run that is cancelled and completed."""
+    (kind,) = call.operation
+    if kind == "read":
+        return status if call.answer == status else None
+    if kind == "cancel":
+        return ("CANCELLED" if call.answer else status) if call.answer is (status == "PENDING") else None
+    if status == "CANCELLED":
+        return status if call.answer == "terminal_refused" else None
+    return "COMPLETED" if call.answer == "updated" else None
+
+
+async def test_a_run_is_cancelled_or_completed_once_for_all_to_see(db: Any, another: Callable[[], Any]) -> None:
+    handles, history = [db, another()], History()
+    await db.upsert_session(agent_session())
+    await db.upsert_run(run_of("r1", status="PENDING", content=None), "s1")
+
+    async def complete(handle: Any) -> str:
+        outcome = await handle.update_run_in_session("s1", "r1", {"status": "COMPLETED"})
+        return str(outcome.value)
+
+    async def read(handle: Any) -> str:
+        return str((await handle.get_run("r1", deserialize=False))["status"])
+
+    async def work(worker: int) -> None:
+        handle = handles[worker % 2]
+        order = [
+            ("read", lambda: read(handle)),
+            ("cancel", lambda: handle.cancel_pending_run("r1", session_id="s1", reason="x")),
+            ("complete", lambda: complete(handle)),
+        ]
+        for kind, call in order[worker % 3 :] + order[: worker % 3]:
+            await history.of((kind,), call)
+
+    await together(db, [lambda worker=worker: work(worker) for worker in range(6)])  # type: ignore[misc]
+    check_history(history, "PENDING", run_model)
+    assert [call.answer for call in history.calls if call.operation == ("cancel",)].count(True) <= 1
 
 
 # --- Memories, knowledge contents, eval runs --------------------------------------------------------------------------

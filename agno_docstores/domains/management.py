@@ -306,7 +306,8 @@ class Management:
     async def _purge_session(self, purge: _Purge, header: Stored) -> None:
         session_id = header.ref.id
         runs = await self.kernel.count(Query(RUNS, (Eq("session_id", session_id), Eq("deleted", False))))
-        if purge.dry_run or await remove_session(self.histories, session_id, purge.user_id):
+        interrupted = header.ref.kind == HISTORIES.name  # somebody else took it away, and left the rest
+        if purge.dry_run or await remove_session(self.histories, session_id, purge.user_id) or interrupted:
             purge.removed[SESSIONS.name] += 1
             purge.removed[RUNS.name] += runs
 
