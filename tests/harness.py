@@ -227,6 +227,12 @@ def _cells() -> list[Cell]:
 
 CELLS = _cells()
 
+#: The cells of a domain: all but two of DynamoDB's, the slowest, which show nothing of it that no other cell does:
+#: worker threads, and moto behind HTTP. What a call is there, sessions, runs, histories and the driver contract tell.
+OF_A_DOMAIN = (
+    "memory-*", "mongo-*", "dynamo-sync-*", "dynamo-async-local", "dynamo-async-service", "firestore-*", "sqlite-*",
+)  # fmt: skip
+
 
 def select(patterns: Sequence[str], tier: str, all_required: bool) -> tuple[list[Cell], dict[Cell, str]]:
     """The cells that a run has to test, and those that it leaves out with the reason.

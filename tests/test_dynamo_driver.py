@@ -112,9 +112,9 @@ async def test_stored_items_look_like_this(driver: Driver) -> None:
             "next_index": {"N": "0"},
             "revision": {"N": "1"},
         },
-        ("4s1!", "4runs!3p000!"): {
+        ("4s1!", "4runs!3p000!4r1!"): {
             "pk": {"S": "4s1!"},
-            "sk": {"S": "4runs!3p000!"},
+            "sk": {"S": "4runs!3p000!4r1!"},
             "lsi": {"S": "4runs!3p0011!4r1!"},
             "id": {"S": "r1"},
             "rev": {"S": "token"},
@@ -138,7 +138,7 @@ async def test_stored_items_look_like_this(driver: Driver) -> None:
             "pk": {"S": "4runs!4id!4r1!"},
             "sk": {"S": "claim"},
             "at": {"S": "4s1!"},
-            "place": {"S": "4runs!3p000!"},
+            "place": {"S": "4runs!3p000!4r1!"},
             "expires_at": {"N": "2000000000"},
         },
     }
@@ -379,7 +379,7 @@ async def test_a_tombstone_gives_its_id_to_another_place(driver: Driver) -> None
     (again,) = await driver.commit([run("r", "s2", 4, expect=dead)], "t3")
     found = await driver.get(Ref("runs", "r"))
     assert found is not None and (found.ref.parent, found.ref.order, found.expires_at) == ("s2", 4, None)
-    assert keys_of(await items(driver)) == [("4runs!4id!4r!", "claim"), ("4s2!", "4runs!3p0014!")]
+    assert keys_of(await items(driver)) == [("4runs!4id!4r!", "claim"), ("4s2!", "4runs!3p0014!4r!")]
     assert not any("expires_at" in item for item in await items(driver))
     # Whoever remembers the old place finds the new one.
     assert (await driver.get(Ref("runs", "r", "s1", 0))) == found

@@ -339,7 +339,7 @@ async def everything(db: Any) -> Any:
     return await state(db), [(run.run_id, run.name) for run in evals]
 
 
-@pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "firestore-sync-embedded")
+@pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-sync-embedded")
 async def test_a_late_deleter_spares_the_session_that_was_begun_anew(cell: Any, runner: Any) -> None:
     """At any of its calls another process finishes the deletion, and begins the session anew with a run in it."""
     for at in range(1, MOST_CALLS):

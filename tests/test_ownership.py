@@ -27,6 +27,13 @@ TABLES: tuple[ownership.Attempt, ...] = (
     *ownership.KNOWLEDGE_AND_EVALS,
     *ownership.LEARNINGS,
     *ownership.SCHEDULES,
+    *ownership.MACHINES,
+    *ownership.JOBS,
+    *ownership.COMPANIES,
+    *ownership.ARCHIVED,
+    *ownership.COMPONENTS,
+    *ownership.OF_SESSIONS,
+    *ownership.COMPACTIONS,
 )
 
 _NO_OWNER = "has no parameter for an owner; callers check (Agno reads the run first, contract 1.3)"
@@ -35,6 +42,18 @@ _LEARNING = "has no parameter for a user; AgentOS reads the row and checks it fi
 _SCHEDULER = "is the scheduler's, which works for all owners (contract 1.10)"
 _APPROVAL = "has no parameter for a user; AgentOS reads the row and checks it first (contract 1.11)"
 _ADMINISTRATION = "names no record of a user: it is the operator's"
+_SESSION = "has no parameter for a user; Agno asks for what is of the session at hand (contracts 1.12 and 1.13)"
+_TRANSCRIPT = "is addressed by the agent's own session, and has no parameter for a user (contract 1.20)"
+_VERSION = "has no parameter for a user; AgentOS reads the component as the user first (contract 1.14)"
+_ACCOUNT = "authenticates, or has no parameter for a user: AgentOS reads the account as the user first (contract 1.16)"
+_SECRET = "is the authorization server's: addressed by an id or hash of what only its holder has (contract 1.17)"
+_ACCESS = "is the administration of access: a user in it is whom it is about, not who calls (contract 1.18)"
+_COMPANY = "has no parameter for whose it has to be; callers read the product or project first (contract 1.19)"
+_RESERVATION = "is the worker's: fenced by the history that the job was submitted with (contract 1.19)"
+_WORKER = "is the worker's, which works for all owners, or fenced by its lock (contract 1.21)"
+_JOB = (
+    "has no parameter for a user; AgentOS checks the run first, and keeps the queue to administrators (contract 1.21)"
+)
 #: The methods with parameters that no stranger's attempt is made of, and why that is right.
 EXEMPT = {
     "get_run": _NO_OWNER,
@@ -70,6 +89,90 @@ EXEMPT = {
     "drop": _ADMINISTRATION,
     "sweep": _ADMINISTRATION,
     "from_dict": "makes a store",
+    "get_tool_result": _SESSION,
+    "get_tool_results_for_session": _SESSION,
+    "delete_tool_results": _SESSION,
+    "get_expired_tool_results": _SESSION,
+    "get_compaction": _SESSION,
+    "delete_compactions_for_session": _SESSION,
+    "append_transcript_entries": _TRANSCRIPT,
+    "get_transcript_entries": _TRANSCRIPT,
+    "list_transcript_sessions": _TRANSCRIPT,
+    "list_transcript_subpaths": _TRANSCRIPT,
+    "delete_transcript": _TRANSCRIPT,
+    "get_config": _VERSION,
+    "get_current_config": _VERSION,
+    "get_latest_config": _VERSION,
+    "get_latest_configs": _VERSION,
+    "list_configs": _VERSION,
+    "get_links": _VERSION,
+    "load_component_graph": _VERSION,
+    "get_service_account_by_token_hash": _ACCOUNT,
+    "get_service_account_by_name": _ACCOUNT,
+    "update_service_account": _ACCOUNT,
+    "delete_service_account": _ACCOUNT,
+    "get_mcp_oauth_client": _SECRET,
+    "create_mcp_oauth_client": _SECRET,
+    "mark_mcp_oauth_client_consumed": _SECRET,
+    "store_mcp_oauth_transaction": _SECRET,
+    "get_mcp_oauth_transaction": _SECRET,
+    "consume_mcp_oauth_transaction": _SECRET,
+    "store_mcp_oauth_code": _SECRET,
+    "get_mcp_oauth_code": _SECRET,
+    "delete_mcp_oauth_code": _SECRET,
+    "store_mcp_oauth_refresh": _SECRET,
+    "get_mcp_oauth_refresh": _SECRET,
+    "delete_mcp_oauth_refresh": _SECRET,
+    "delete_mcp_oauth_refresh_family": _SECRET,
+    "insert_mcp_oauth_key": _SECRET,
+    "get_authz_policies": _ACCESS,
+    "get_authz_role_policies": _ACCESS,
+    "set_authz_role_policies": _ACCESS,
+    "upsert_authz_policy": _ACCESS,
+    "delete_authz_policy": _ACCESS,
+    "get_authz_direct_roles": _ACCESS,
+    "get_authz_direct_roles_many": _ACCESS,
+    "list_authz_role_subjects": _ACCESS,
+    "authz_name_is_role": _ACCESS,
+    "assign_authz_role": _ACCESS,
+    "unassign_authz_role": _ACCESS,
+    "replace_authz_subject_roles": _ACCESS,
+    "delete_authz_role": _ACCESS,
+    "get_authz_role_meta": _ACCESS,
+    "upsert_authz_role_meta": _ACCESS,
+    "delete_authz_role_meta": _ACCESS,
+    "get_authz_user": _ACCESS,
+    "list_authz_users": _ACCESS,
+    "count_authz_users": _ACCESS,
+    "list_authz_user_ids": _ACCESS,
+    "count_authz_users_by_day": _ACCESS,
+    "upsert_authz_user": _ACCESS,
+    "set_authz_user_disabled": _ACCESS,
+    "delete_authz_user": _ACCESS,
+    "is_authz_user_disabled": _ACCESS,
+    "record_authz_audit_event": _ACCESS,
+    "record_authz_decision": _ACCESS,
+    "read_authz_audit_events": _ACCESS,
+    "count_authz_audit_events": _ACCESS,
+    "add_product_routine": _COMPANY,
+    "get_product_counts": _COMPANY,
+    "get_project_counts": _COMPANY,
+    "start_task_run": _RESERVATION,
+    "complete_task_run": _RESERVATION,
+    "claim_job": _WORKER,
+    "heartbeat_jobs": _WORKER,
+    "complete_job": _WORKER,
+    "retry_or_fail_job": _WORKER,
+    "sweep_exhausted_jobs": _WORKER,
+    "acquire_sweep": _WORKER,
+    "settle_swept_job": _WORKER,
+    "settle_paused_job": _WORKER,
+    "cleanup_jobs": _WORKER,
+    "session_blocker": _WORKER,
+    "get_job": _JOB,
+    "cancel_job": _JOB,
+    "continue_job": _JOB,
+    "requeue_job": _JOB,
 }
 
 
@@ -91,8 +194,11 @@ def test_every_method_is_tried_by_a_stranger_or_exempt_with_a_reason() -> None:
 
 
 def test_a_method_that_takes_a_user_is_tried_as_one() -> None:
-    """Nor does an exemption hide a method by which a user could be told from another."""
-    for name in with_parameters() & EXEMPT.keys() - {"purge_user", "update_eval_run_user_id"}:
+    """Nor does an exemption hide a method by which a user could be told from another; a user of these is not the
+    caller, but whom it is about."""
+    about = {"purge_user", "update_eval_run_user_id", "start_task_run"}
+    about |= {name for name, reason in EXEMPT.items() if reason is _ACCESS}
+    for name in with_parameters() & EXEMPT.keys() - about:
         assert "user_id" not in inspect.signature(getattr(Docstore, name)).parameters, name
 
 

@@ -14,18 +14,26 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from agno.db.base import SessionType
+from agno.db.base import AsyncBaseDb, ComponentType, SessionType
 from agno.db.sqlite import AsyncSqliteDb
 from agno.models.message import Message
 from agno.run.status_persist import RunPersistOutcome
 from agno.session import AgentSession
+from sqlalchemy import Engine, MetaData, create_engine
 from sqlalchemy.exc import IntegrityError
 
+from agno_docstores.conformance.auth_tokens import token_of
+from agno_docstores.conformance.compactions import compaction, offered
+from agno_docstores.conformance.company import product, project, source, task, task_row
+from agno_docstores.conformance.components import create, link
 from agno_docstores.conformance.evals import eval_of
+from agno_docstores.conformance.jobs import job_of
 from agno_docstores.conformance.knowledge import content_of
 from agno_docstores.conformance.management import listed
 from agno_docstores.conformance.memories import memory_of
+from agno_docstores.conformance.service_accounts import account_of
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.tool_results import result_of
 from agno_docstores.conformance.traces import span, trace
 from agno_docstores.errors import OwnershipError
 from agno_docstores.port import EVERYTHING, Span
@@ -100,33 +108,87 @@ def approval_of(user: str, **values: Any) -> dict[str, Any]:
     return {**row, "pause_type": "confirmation", **values}
 
 
+async def machines(db: Any) -> None:
+    """The owner's token and service account. A token of the stranger's."""
+    await db.upsert_auth_token(token_of(user_id=OWNER, token_data={"access": SECRET}))
+    await db.upsert_auth_token(token_of(user_id=STRANGER))
+    await db.create_service_account(account_of("a1", SECRET, user_id=OWNER))
+
+
+async def jobs(db: Any) -> None:
+    """A job of the owner's, and one that the stranger submitted under the same key."""
+    for id, user, session_id, said in (("j1", OWNER, "s1", SECRET), ("j2", STRANGER, OWN, "x")):
+        job = job_of(id, user_id=user, session_id=session_id, idempotency_key="key", payload={"input": said})
+        assert (await db.enqueue_job(job))["accepted"]
+
+
+async def companies(db: Any) -> None:
+    """A product of the owner's with its source, projects and tasks, one of which a routine accepted; and of each an
+    archived one."""
+    accepted = [{"target": "done", "auto_accept": {"routine_id": "routine", "policy": "policy"}}]
+    for n in "12":
+        await product(db, f"p{n}", name=SECRET, user_id=OWNER)
+        await source(db, f"c{n}", reference=f"/{SECRET}/{n}", user_id=OWNER)
+        await project(db, f"j{n}", name=SECRET, user_id=OWNER)
+        await task(db, f"t{n}", title=SECRET, user_id=OWNER, session_id="s1", dedupe_key=n)
+    await task(db, "t3", title=SECRET, user_id=OWNER, status="done", transitions=accepted, routine_id="routine")
+    await project(db, "j3", name=SECRET, user_id=OWNER, status="cancelled")
+    assert await db.delete_source("c2") and await db.delete_project("j2") and await db.delete_task("t2")
+    assert await db.delete_product("p2")
+
+
+async def components(db: Any) -> None:
+    """Of the owner's: a draft, which has a link to a published component that has a draft besides, and one that is
+    archived. One of nobody's, which all may see."""
+    told: dict[str, Any] = {"description": SECRET, "metadata": {"m": SECRET}, "config": {"m": SECRET}}
+    await create(db, "open", user_id=OWNER, **told)
+    await db.upsert_config("open", {"m": SECRET}, label="next")
+    await create(db, "draft", link("open"), stage="draft", user_id=OWNER, label="label", **told)
+    await create(db, "gone", user_id=OWNER, **told)
+    assert await db.delete_component("gone")
+    await create(db, "shared", **told)
+    for id in ("draft", "shared"):
+        await db.upsert_config(id, {"m": SECRET})
+
+
 async def everything(db: Any) -> dict[tuple[str, str], tuple[Any, Any]]:
     """All that a store holds, by kind and id: the user, and the rest. Of one of ours each record with its revision, as
-    its driver gives them; of another the rows that its listings give where no user is named."""
+    its driver gives them; of Agno's each row of each table."""
     engine = getattr(db.raw, "_engine", None)
-    if engine is not None:
-        kernel = engine.kernel
-        found = await kernel.io.gather(*(kernel.span(Span(kind, EVERYTHING)) for kind in KINDS))
-        records = [record for of_a_kind in found for record in of_a_kind]
-        return {(record.ref.kind, record.ref.id): (record.fields.get("user_id"), record) for record in records}
-    sessions, _ = await db.get_sessions(deserialize=False)
-    runs, _ = await db.get_runs(deserialize=False)
-    memories, _ = await db.get_user_memories(deserialize=False)
-    contents, _ = await db.get_knowledge_contents()
-    evals, _ = await db.get_eval_runs(deserialize=False)
-    learnings, _ = await db.list_learnings()
-    traces, _ = await db.get_traces()
-    schedules, _ = await db.get_schedules()
-    schedule_runs, _ = await db.get_schedule_runs("c1")
-    approvals, _ = await db.get_approvals()
-    listed_rows = (*sessions, *runs, *memories, *evals, *learnings, *schedules, *schedule_runs, *approvals)
-    rows = [dict(row) for row in listed_rows]
-    rows += [vars(item) for item in (*contents, *traces)]
-    ids = ("id", "memory_id", "learning_id", "run_id", "session_id", "trace_id")
-    return {(next(f"{name} {row[name]}" for name in ids if row.get(name)), ""): (row["user_id"], row) for row in rows}
+    if engine is None:
+        engine = db.raw.db_engine
+        if isinstance(engine, Engine):
+            return rows_of(engine)
+        other = create_engine(engine.url.set(drivername="sqlite"))
+        try:
+            return rows_of(other)
+        finally:
+            other.dispose()
+    kernel = engine.kernel
+    found = await kernel.io.gather(*(kernel.span(Span(kind, EVERYTHING)) for kind in KINDS))
+    records = [record for of_a_kind in found for record in of_a_kind]
+    return {(record.ref.kind, record.ref.id): (record.fields.get("user_id"), record) for record in records}
+
+
+def rows_of(engine: Engine) -> dict[tuple[str, str], tuple[Any, Any]]:
+    found: dict[tuple[str, str], tuple[Any, Any]] = {}
+    tables = MetaData()
+    with engine.connect() as connection:
+        tables.reflect(connection)
+        for table in tables.sorted_tables:
+            for row in connection.execute(table.select()).mappings():
+                key = repr([row[column.name] for column in table.primary_key] or dict(row))
+                found[table.name, key] = (row.get("user_id"), dict(row))
+    return found
 
 
 # --- What a stranger tries --------------------------------------------------------------------------------------------
+
+
+def called(*args: Any, **kwargs: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A call with these arguments; for attempts that are made by a loop."""
+    return lambda method: method(*args, **kwargs)
+
 
 NO_PAGE: tuple[list[Any], int] = ([], 0)
 MISSING = RunPersistOutcome.MISSING
@@ -269,6 +331,121 @@ SCHEDULES = (
 )
 
 
+#: Here and of jobs: `dict` where the answer is the stranger's own row.
+MACHINES = (
+    Attempt("get_auth_token", lambda m: m("google", None, "gmail"), None),
+    Attempt("get_auth_token", lambda m: m("google", STRANGER, "gmail"), dict),
+    Attempt("upsert_auth_token", lambda m: m(token_of(user_id=STRANGER, token_data={"access": "new"})), dict),
+    Attempt("delete_auth_token", lambda m: m("google", None, "gmail"), False),
+    Attempt("get_service_account", lambda m: m("a1", STRANGER), None),
+    Attempt("get_service_accounts", lambda m: m(user_id=STRANGER, sort_by="name"), NO_PAGE),
+    Attempt("create_service_account", lambda m: m(account_of("a1", token_hash="h", user_id=STRANGER)), IntegrityError),
+    Attempt(
+        "create_service_account",
+        lambda m: m(account_of("a2", token_hash="hash-a1", user_id=STRANGER)),
+        IntegrityError,
+    ),
+)
+JOBS = (
+    Attempt("list_jobs", lambda m: m(user_id=STRANGER, session_id="s1", raise_on_error=True), NO_PAGE),
+    Attempt("list_jobs", lambda m: m("queued", user_id=STRANGER, session_id=["s1", "s2"]), NO_PAGE),
+    Attempt("enqueue_job", lambda m: m(job_of("j1", user_id=STRANGER)), IntegrityError),
+    Attempt("enqueue_job", lambda m: m(job_of("new", user_id=STRANGER, idempotency_key="key")), dict),
+)
+#: Not who may add to a product: callers read it first. With `reuse`, or for an equal proposal, the contract gives back
+#: the row that is there, whoever asks (1.19).
+CHILD = {"product_id": "p1", "user_id": STRANGER, "created_at": 1}
+COMPANIES = (
+    *(
+        Attempt(f"get_{kind}", called(id, STRANGER, archived), None)
+        for kind, letter in (("product", "p"), ("source", "c"), ("project", "j"), ("task", "t"))
+        for id, archived in ((f"{letter}1", False), (f"{letter}2", True))
+    ),
+    Attempt("get_products", lambda m: m(STRANGER, include_deleted=True, sort_by="updated_at"), NO_PAGE),
+    *(
+        Attempt(f"get_{kind}", called(STRANGER, include_deleted=archived, product_id="p1"), NO_PAGE)
+        for kind in ("sources", "projects", "tasks")
+        for archived in (False, True)
+    ),
+    Attempt("get_projects", lambda m: m(user_id=STRANGER, status="proposed"), NO_PAGE),
+    Attempt("get_tasks", lambda m: m(user_id=STRANGER, session_id="s1"), NO_PAGE),
+    Attempt("get_tasks", lambda m: m(user_id=STRANGER, failed=False), NO_PAGE),
+    Attempt("count_company_acceptances", lambda m: m("routine", "policy", "t1", STRANGER), 0),
+    Attempt(
+        "create_product", lambda m: m({"id": "p1", "name": "x", "user_id": STRANGER, "created_at": 1}), IntegrityError
+    ),
+    Attempt("create_source", lambda m: m({**CHILD, "id": "c1", "reference": "/x", "type": "markdown"}), IntegrityError),
+    Attempt("create_project", lambda m: m({**CHILD, "id": "j1", "name": "x", "status": "proposed"}), IntegrityError),
+    Attempt("create_task", lambda m: m(task_row("t1", user_id=STRANGER)), IntegrityError),
+    Attempt("update_product", lambda m: m("p1", STRANGER, name="text"), None),
+    Attempt("update_product", lambda m: m("p1", STRANGER, metadata={}), None),
+    Attempt("update_source", lambda m: m("c1", STRANGER, reference="/text"), None),
+    Attempt("update_project", lambda m: m("j1", STRANGER, "proposed", name="text"), None),
+    Attempt("update_task", lambda m: m("t1", STRANGER, title="text"), None),
+    Attempt("transition_project", lambda m: m("j1", "active", "reason", STRANGER, accepted_by=STRANGER), None),
+    Attempt("transition_task", lambda m: m("t1", "ready", "reason", STRANGER, STRANGER, "agent", "a1"), None),
+    Attempt("transition_task", lambda m: m("t3", "nowhere", "", STRANGER), None),
+    *(
+        Attempt(f"{verb}_{kind}", called(id, STRANGER), gets)
+        for kind, letter in (("product", "p"), ("source", "c"), ("project", "j"), ("task", "t"))
+        for verb, id, gets in (("delete", f"{letter}1", False), ("restore", f"{letter}2", None))
+    ),
+    Attempt("delete_project", lambda m: m("j3", STRANGER, 2**40), False),
+    Attempt("delete_task", lambda m: m("t3", STRANGER, 2**40), False),
+)
+#: Of children of an archived product: its owner is told that it is.
+ARCHIVED = (
+    Attempt("update_project", lambda m: m("j4", STRANGER, name="text"), None),
+    Attempt("delete_project", lambda m: m("j4", STRANGER), False),
+    Attempt("restore_project", lambda m: m("j4", STRANGER), None),
+    Attempt("transition_project", lambda m: m("j4", "active", "reason", STRANGER), None),
+    Attempt("update_task", lambda m: m("t4", STRANGER, title="text"), None),
+    Attempt("delete_task", lambda m: m("t4", STRANGER), False),
+    Attempt("restore_task", lambda m: m("t4", STRANGER), None),
+    Attempt("transition_task", lambda m: m("t4", "ready", "reason", STRANGER), None),
+    Attempt("update_task", lambda m: m("t1", STRANGER, project_id="j2"), None),
+    Attempt("transition_task", lambda m: m("t1", "ready", "reason", STRANGER, auto_accept={}), None),
+    Attempt("transition_project", lambda m: m("j1", "done", "reason", STRANGER, auto_accept={}), None),
+)
+AGENT = ComponentType.AGENT
+#: Writes are the very owner's: what all may see nobody else changes, nor what is nobody's.
+COMPONENTS = (
+    Attempt("get_component", lambda m: m("draft", user_id=STRANGER), None),
+    Attempt("get_component", lambda m: m("gone", AGENT, STRANGER, include_deleted=True), None),
+    Attempt("list_components", lambda m: m(user_id=STRANGER, exclude_component_ids={"open", "shared"}), NO_PAGE),
+    Attempt("list_components", lambda m: m(AGENT, True, user_id=STRANGER, name="draft"), NO_PAGE),
+    Attempt("list_components", lambda m: m(include_deleted=True, user_id=STRANGER, name="gone"), NO_PAGE),
+    Attempt("get_dependents", lambda m: m("open", 1, parent_user_id=STRANGER), []),
+    *(
+        attempt
+        for id in ("draft", "open", "gone", "shared")
+        for attempt in (
+            Attempt("upsert_component", called(id, AGENT, "text", user_id=STRANGER), ValueError),
+            Attempt("upsert_component", called(id, current_version=1, user_id=STRANGER), ValueError),
+            Attempt("delete_component", called(id, user_id=STRANGER), False),
+            Attempt("delete_component", called(id, True, STRANGER, require_no_dependents=False), False),
+            Attempt("restore_component", called(id, STRANGER), False),
+            Attempt("create_component_with_config", called(id, AGENT, "x", {}, user_id=STRANGER), ValueError),
+            Attempt("upsert_config", called(id, {"a": 1}, user_id=STRANGER), ValueError),
+            Attempt("upsert_config", called(id, version=1, stage="published", user_id=STRANGER), ValueError),
+            Attempt("delete_config", called(id, 1, STRANGER), False),
+            Attempt("delete_config", called(id, 2, STRANGER), False),
+            Attempt("set_current_version", called(id, 1, user_id=STRANGER), False),
+        )
+    ),
+)
+#: Records that go with a session, and have ids of their own.
+OF_SESSIONS = (
+    Attempt("upsert_tool_result", lambda m: m(result_of("o1", OWN, user_id=STRANGER, preview="x")), ValueError),
+    Attempt("upsert_tool_result", lambda m: m(result_of("o9", OWN, path="/o1", user_id=STRANGER)), IntegrityError),
+)
+COMPACTIONS = (
+    Attempt("upsert_compaction", lambda m: m(compaction("f1", OWN, user_id=STRANGER, summary="text")), None),
+    Attempt("get_compactions_for_session", lambda m: m(OWN), []),
+    Attempt("search_compactions", lambda m: m(OWN, SECRET), []),
+)
+
+
 def never_called(*_: Any) -> Any:
     raise AssertionError("the stranger's function was given the owner's session")
 
@@ -354,6 +531,69 @@ async def test_a_stranger_changes_no_schedule_and_no_approval(db: Any, caplog: p
     await refused(db, SCHEDULES, caplog)
 
 
+async def test_a_stranger_gets_no_token_and_no_service_account(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    await machines(db)
+    await refused(db, MACHINES, caplog)
+    assert (await db.get_auth_token("google", OWNER, "gmail"))["token_data"] == {"access": SECRET}
+    assert (await db.get_auth_token("google", STRANGER, "gmail"))["token_data"] == {"access": "new"}
+
+
+async def test_a_stranger_gets_no_job(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    await jobs(db)
+    await refused(db, JOBS, caplog)
+    own, total = await db.list_jobs(user_id=STRANGER)
+    assert (total, [job["id"] for job in own]) == (1, ["j2"])
+
+
+async def test_a_stranger_takes_no_part_in_a_company(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    await companies(db)
+    assert await db.count_company_acceptances("routine", "policy", "t1", OWNER) == 1
+    await refused(db, COMPANIES, caplog)
+
+
+async def test_a_stranger_is_not_told_what_is_archived(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    await companies(db)
+    await product(db, "p4", name=SECRET, user_id=OWNER)
+    await project(db, "j4", name=SECRET, user_id=OWNER, product_id="p4")
+    await task(db, "t4", title=SECRET, user_id=OWNER, product_id="p4")
+    assert await db.delete_product("p4")
+    with pytest.raises(ValueError, match="archived"):
+        await db.restore_task("t4", OWNER)
+    await refused(db, ARCHIVED, caplog)
+
+
+async def test_a_stranger_sees_what_is_published_and_changes_no_component(
+    db: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    if db.is_async:  # Agno's async class has none, but functions in their place, which raise
+        methods = [name for name in {attempt.method for attempt in COMPONENTS} if hasattr(AsyncBaseDb, name)]
+        assert all(getattr(type(db.raw), name) is getattr(AsyncBaseDb, name) for name in methods)
+        return
+    await components(db)
+    seen, total = await db.list_components(user_id=STRANGER)
+    assert (total, {row["component_id"] for row in seen}) == (2, {"open", "shared"})
+    for row in seen:
+        assert await db.get_component(row["component_id"], user_id=STRANGER) == row
+    assert [found["parent_component_id"] for found in await db.get_dependents("open", 1)] == ["draft"]
+    await refused(db, COMPONENTS, caplog)
+    for id in ("draft", "open", "gone", "shared"):
+        for write in (db.upsert_component, db.upsert_config):
+            with pytest.raises(ValueError, match=f"^Component {id} not found$"):
+                await write(id, user_id=STRANGER)
+
+
+async def test_a_stranger_takes_no_tool_result_to_his_session(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    await db.upsert_tool_result(result_of("o1", user_id=OWNER, preview=SECRET))
+    await refused(db, OF_SESSIONS, caplog)
+
+
+async def test_a_stranger_takes_no_compaction_to_his_session(db: Any, caplog: pytest.LogCaptureFixture) -> None:
+    if not offered(db):
+        return
+    await db.upsert_compaction(compaction("f1", user_id=OWNER, summary=SECRET, archived_messages=SECRET))
+    await refused(db, COMPACTIONS, caplog)
+
+
 async def test_a_write_without_a_user_strips_no_owner(db: Any) -> None:
     await records(db)
     owners = {key: user for key, (user, _) in (await everything(db)).items()}
@@ -398,8 +638,10 @@ async def test_a_stranger_gets_nothing_by_what_only_these_stores_have(
 
 async def test_a_purge_of_a_stranger_takes_only_his_own(db: Any) -> None:
     await conversations(db)
-    await records(db)
+    for what in (records, machines, jobs, *(() if db.is_async else (components,))):
+        await what(db)
     before = await everything(db)
     removed = (await db.purge_user(STRANGER)).removed
-    assert {kind: count for kind, count in removed.items() if count} == {"sessions": 1}
-    assert await everything(db) == others(before)
+    assert {kind: count for kind, count in removed.items() if count} == {"sessions": 1, "auth_tokens": 1, "jobs": 1}
+    claims = {key for key in before if key[0] == "jobs_claims" and STRANGER in key[1]}  # to his idempotency key
+    assert await everything(db) == {key: record for key, record in others(before).items() if key not in claims}

@@ -137,7 +137,11 @@ class Company:
         `DuplicateError`, which Agno takes for a unique violation, if the id is in use; `ValueError` for a column that
         there is not, or that is missing. 1 request."""
         data = {**product_data, "metadata": product_metadata(product_data.get("metadata"))}
-        return await self._insert(PRODUCT_TABLE, data, [])
+
+        async def attempt(fresh: bool) -> Row:
+            return await self._insert(PRODUCT_TABLE, data, [])
+
+        return await self.kernel.transact(f"insertion into products of {data.get('id')!r}", attempt)
 
     async def get_product(
         self, product_id: str, user_id: str | None = None, include_deleted: bool = False
@@ -168,7 +172,7 @@ class Company:
             fields["metadata"] = product_metadata(fields["metadata"])
 
         async def changed(row: Row) -> Columns:
-            if row["deleted_at"] is not None or not _owned(row, user_id):
+            if row["deleted_at"] is not None:
                 return None
             columns = {**fields, "updated_at": self.kernel.now()}
             linked = (row["metadata"] or {}).get("routine_ids")
@@ -176,7 +180,7 @@ class Company:
                 columns["metadata"] = {**fields["metadata"], "routine_ids": linked}
             return columns
 
-        return await self._change(PRODUCT_TABLE, product_id, changed, lock=False)
+        return await self._change(PRODUCT_TABLE, product_id, changed, user_id, lock=False)
 
     async def add_product_routine(self, product_id: str, schedule_id: str) -> Row:
         """Link a routine to a product, once; the row then. Raises `ValueError` if the product is missing or archived.
@@ -301,7 +305,7 @@ class Company:
         cannot be, and for another product: a source stays with its own. 2 requests."""
 
         async def changed(row: Row) -> Columns:
-            if row["deleted_at"] is not None or not _owned(row, user_id):
+            if row["deleted_at"] is not None:
                 return None
             candidate = {**{name: row[name] for name in ("type", "reference", "credential_ref", "config")}, **fields}
             if "config" not in fields and isinstance(candidate["config"], dict):
@@ -313,7 +317,7 @@ class Company:
                 raise ValueError("A Source stays with its Product")
             return {**fields, "updated_at": self.kernel.now()}
 
-        return await self._change(SOURCE_TABLE, source_id, changed, lock=False)
+        return await self._change(SOURCE_TABLE, source_id, changed, user_id, lock=False)
 
     async def delete_source(self, source_id: str, user_id: str | None = None) -> bool:
         """Archive a source; whether it was there, live and `user_id`'s. 2 requests."""
@@ -325,12 +329,12 @@ class Company:
 
     async def _shelve(self, table: Table, id: str, user_id: str | None, *, live: bool) -> Row | None:
         async def changed(row: Row) -> Columns:
-            if (row["deleted_at"] is None) is not live or not _owned(row, user_id):
+            if (row["deleted_at"] is None) is not live:
                 return None
             now = self.kernel.now()
             return {"deleted_at": now if live else None, "updated_at": now}
 
-        return await self._change(table, id, changed, lock=False)
+        return await self._change(table, id, changed, user_id, lock=False)
 
     # --- Projects ---------------------------------------------------------------------------------------------------
 
@@ -377,13 +381,13 @@ class Company:
         validate_project_fields(fields)
 
         async def changed(row: Row) -> Columns:
-            if row["deleted_at"] is not None or not _owned(row, user_id):
+            if row["deleted_at"] is not None:
                 return None
             if expected_status is not None and row["status"] != expected_status:
                 return None
             return {**fields, "updated_at": self.kernel.now()}
 
-        return await self._change(PROJECT_TABLE, project_id, changed)
+        return await self._change(PROJECT_TABLE, project_id, changed, user_id)
 
     async def get_project_counts(self, project_ids: list[str]) -> dict[str, Row]:
         """Of each project, how many tasks it has in each status, zeros included. Eventually consistent on DynamoDB. 1
@@ -410,12 +414,9 @@ class Company:
 
         async def attempt() -> tuple[bool, list[Write]]:
             stored = await self.kernel.get(PROJECT_TABLE.ref(project_id))
-            if stored is None:
+            if stored is None or not _owned(row := PROJECT_TABLE.row(stored), user_id):
                 return False, []
-            row = PROJECT_TABLE.row(stored)
             touch = await self._lock(PROJECT_TABLE, row)
-            if not _owned(row, user_id):
-                return False, []
             live, now = row["deleted_at"] is None, self.kernel.now()
             tasks = await self._tasks_of(row)
             writes = _archived(TASK_TABLE, tasks, {"type": "project", "id": project_id}, now)
@@ -438,12 +439,9 @@ class Company:
 
         async def attempt() -> tuple[Row | None, list[Write]]:
             stored = await self.kernel.get(PROJECT_TABLE.ref(project_id))
-            if stored is None:
+            if stored is None or not _owned(row := PROJECT_TABLE.row(stored), user_id):
                 return None, []
-            row = PROJECT_TABLE.row(stored)
             touch = await self._lock(PROJECT_TABLE, row)
-            if not _owned(row, user_id):
-                return None, []
             parent, now = {"type": "project", "id": project_id}, self.kernel.now()
             writes = _restored(TASK_TABLE, await self._tasks_of(row), parent, now)
             if row["deleted_at"] is None:
@@ -477,14 +475,14 @@ class Company:
                 if target != "done" or expected_updated_at is _UNSET_UPDATED_AT:
                     raise ValueError("Automatic completion requires expected_updated_at and a Project with Tasks")
                 await self._check_budget(auto_accept, row)
-            if row["deleted_at"] is not None or not _owned(row, user_id):
+            if row["deleted_at"] is not None:
                 return None
             unfinished: list[Row] = []
             if target == "done":
                 unfinished = [task for _, task in await self._tasks_of(row) if task["status"] not in ENDED]
             return project_transition_fields(row, target, reason, accepted_by, tasks=unfinished)
 
-        return await self._transition(PROJECT_TABLE, project_id, step, expected_updated_at, auto_accept)
+        return await self._transition(PROJECT_TABLE, project_id, step, user_id, expected_updated_at, auto_accept)
 
     # --- Tasks ------------------------------------------------------------------------------------------------------
 
@@ -544,32 +542,32 @@ class Company:
         async def changed(row: Row) -> Columns:
             if fields.get("project_id") is not None:
                 await self._check_project(fields["project_id"], row["product_id"], "backlog")
-            if row["deleted_at"] is not None or row["status"] != "backlog" or not _owned(row, user_id):
+            if row["deleted_at"] is not None or row["status"] != "backlog":
                 return None
             return {**fields, "updated_at": self.kernel.now()}
 
-        return await self._change(TASK_TABLE, task_id, changed)
+        return await self._change(TASK_TABLE, task_id, changed, user_id)
 
     async def delete_task(self, task_id: str, user_id: str | None = None, updated_before: int | None = None) -> bool:
         """Archive a task, whatever its status; whether it was there, live and `user_id`'s, and, with `updated_before`
         (epoch s), ended and last changed before it. Raises `ValueError` if a parent is archived. 3 or 4 requests."""
 
         async def changed(row: Row) -> Columns:
-            if row["deleted_at"] is not None or not _owned(row, user_id):
+            if row["deleted_at"] is not None:
                 return None
             if updated_before is not None and not _is_old(row, updated_before):
                 return None
             now = self.kernel.now()
             return {"deleted_at": now, "updated_at": now}
 
-        return await self._change(TASK_TABLE, task_id, changed) is not None
+        return await self._change(TASK_TABLE, task_id, changed, user_id) is not None
 
     async def restore_task(self, task_id: str, user_id: str | None = None) -> Row | None:
         """Restore an archived task; the row then, None if there is no such. Raises `ValueError` if a parent is
         archived. 3 or 4 requests."""
 
         async def changed(row: Row) -> Columns:
-            if row["deleted_at"] is None or not _owned(row, user_id):
+            if row["deleted_at"] is None:
                 return None
             now = self.kernel.now()
             columns: Row = {"deleted_at": None, "updated_at": now}
@@ -579,7 +577,7 @@ class Company:
                 columns["transitions"] = _event(row, "restore", now)
             return columns
 
-        return await self._change(TASK_TABLE, task_id, changed)
+        return await self._change(TASK_TABLE, task_id, changed, user_id)
 
     async def transition_task(
         self,
@@ -601,11 +599,11 @@ class Company:
                 if expected_updated_at is _UNSET_UPDATED_AT:
                     raise ValueError("Automatic acceptance requires expected_updated_at and a Product")
                 await self._check_budget(auto_accept, row)
-            if row["deleted_at"] is not None or not _owned(row, user_id):
+            if row["deleted_at"] is not None:
                 return None
             return task_transition_fields(row, target, reason, accepted_by, executor_type, executor_id)
 
-        return await self._transition(TASK_TABLE, task_id, step, expected_updated_at, auto_accept)
+        return await self._transition(TASK_TABLE, task_id, step, user_id, expected_updated_at, auto_accept)
 
     async def start_task_run(
         self,
@@ -764,10 +762,17 @@ class Company:
         return await self.kernel.transact(f"insertion into {table.kind.name} of {data['id']!r}", attempt)
 
     async def _change(
-        self, table: Table, id: str, decide: Callable[[Row], Awaitable[Columns]], *, lock: bool = True
+        self,
+        table: Table,
+        id: str,
+        decide: Callable[[Row], Awaitable[Columns]],
+        user_id: str | None = None,
+        *,
+        lock: bool = True,
     ) -> Row | None:
         """Set the columns that `decide` gives for the row as it is, in one step, with `lock` with its product's
-        hierarchy; the row then. None if there is no such row, or `decide` gives None; it may be called again."""
+        hierarchy; the row then. None if there is no such row of `user_id`'s, who is told no more than that, or `decide`
+        gives None; it may be called again."""
         ref = table.ref(id)
 
         async def attempt(fresh: bool) -> Row | None:
@@ -775,6 +780,8 @@ class Company:
             if stored is None:
                 return None
             row = table.row(stored)
+            if not _owned(row, user_id):
+                return None
             touch = await self._lock(table, row) if lock else []
             columns = await decide(dict(row))
             if not columns:
@@ -791,6 +798,7 @@ class Company:
         table: Table,
         id: str,
         step: Callable[[Row], Awaitable[Columns]],
+        user_id: str | None,
         expected_updated_at: int | None,
         auto_accept: Row | None,
     ) -> Row | None:
@@ -810,7 +818,7 @@ class Company:
                 columns["transitions"][-1]["auto_accept"] = auto_accept
             return columns
 
-        return await self._change(table, id, decide)
+        return await self._change(table, id, decide, user_id)
 
     async def _check_budget(self, auto_accept: Row, row: Row) -> None:
         """That a routine may still accept: `row` does not count. Of its own product all are looked at as they are, for

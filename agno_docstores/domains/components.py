@@ -30,6 +30,7 @@ from agno_docstores.catalog import COLUMNS, DELETED, PUBLISHED, Component, confi
 from agno_docstores.codec import Json
 from agno_docstores.domains.listing import equal, plain
 from agno_docstores.domains.owned import owner
+from agno_docstores.errors import StoreUnavailableError
 from agno_docstores.kernel import Kernel, Query, new_token
 from agno_docstores.port import Condition, Delete, Eq, In, NotIn, Ref
 from agno_docstores.rows import Row, answered
@@ -638,7 +639,18 @@ class Components:
             written.append(entry["at"])
             await self.kernel.commit([catalog.config_put(component, entry["at"], config, self.kernel.now())])
         component = await catalog.pin(self.kernel, component, children.values())
-        await catalog.write(self.kernel, component)
+        try:
+            await catalog.write(self.kernel, component)
+        except StoreUnavailableError as error:
+            # Whatever others have written since the reply was lost: a version with this config is ours.
+            if written is None or not error.maybe_applied:
+                raise
+            reading = read(self.kernel, component.id)
+            found = await answered(reading, None, f"what became of a write of component {component.id!r} is not known")
+            own = _written(found, [entry["at"]]) if found is not None else None
+            if found is None or own is None:
+                raise
+            return config_row(found, own, _canonical(config))
         return config_row(component, entry, _canonical(config))
 
     async def _storing(

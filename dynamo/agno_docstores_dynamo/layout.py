@@ -2,7 +2,7 @@
 
 One table shape serves every kind. An item is one of three:
 
-- a *record*: `pk` is the id, or the parent's id for a child; `sk` is the kind, followed by the order for a child. So
+- a *record*: `pk` is the id, or the parent's id for a child; `sk` is the kind, followed by order and id for a child. So
   what belongs to one id lies in one partition, and a parent's children are one strongly consistent Query, in order.
 - an *alias*: one more index entry of a record that a multi-valued field (a session's components) puts into an index
   more than once. It holds the header and index keys only, lies in the record's partition and is written with it.
@@ -290,9 +290,10 @@ class Layout:
         return key(keys.encode((self.kind.name, "id", id)), CLAIM)
 
     def _child_sk(self, id: str, order: FieldValue) -> str:
+        """The order, then the id: so that a late deletion by key never meets another child that has taken the place."""
         if self.kind.order is None or isinstance(order, tuple):
             return self.prefix + keys.encode((id,))
-        return self.prefix + keys.encode((order,) if order is not None else (None, id))
+        return self.prefix + keys.encode((order, id))
 
     def slot_pk(self, index: Index, eq: Sequence[Scalar], shard: int = 0) -> str:
         """The partition of an index. One that holds all records, or has few values, is spread over shards, or each
