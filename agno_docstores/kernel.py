@@ -358,6 +358,7 @@ class Kernel:
         of these values" is a span for each of them, where an index begins with the field."""
         equal: dict[str, tuple[Condition, tuple[Any, ...]]] = {}
         for condition in (*query.where, *query.implied):
+            _check_operands(condition)
             values = _values_of(condition, query.kind)
             if values:
                 equal.setdefault(looks_at(condition)[0], (condition, values))
@@ -742,6 +743,19 @@ def _still_holds(write: Write, record: Stored | None) -> bool:
     if isinstance(write.expect, Rev):
         return record is not None and record.rev == write.expect
     return write.expect is Expect.ABSENT and record is None
+
+
+def _check_operands(condition: Condition) -> None:
+    """Raises `TypeError` for a condition on what no field can be: no store compares with that, and some take it for an
+    operator."""
+    operands: tuple[Any, ...] = ()
+    if isinstance(condition, Eq):
+        operands = (condition.value,)
+    elif isinstance(condition, Range):
+        operands = (condition.low, condition.high)
+    for operand in operands:
+        if operand is not None and not isinstance(operand, str | int | float):
+            raise TypeError(f"{condition.field} cannot be compared with a {type(operand).__name__}")  # type: ignore[union-attr]
 
 
 def _values_of(condition: Condition, kind: Kind) -> tuple[Any, ...]:

@@ -86,7 +86,8 @@ class Incoming:
     @classmethod
     async def taken(cls, kernel: Kernel, session: Session) -> Incoming:
         """The same, off the event loop where it takes long: the session must not be changed meanwhile."""
-        stored = [value for name, value in vars(session).items() if name not in ("runs", _READING)]
+        attributes: dict[str, Any] = getattr(session, "__dict__", {})  # `of` says so where it is no session
+        stored = [value for name, value in attributes.items() if name not in ("runs", _READING)]
         return await kernel.io.work(is_long(stored), cls.of, session)
 
     def over(self, stored: Stored | None, *, created_at: int, updated_at: int | None) -> tuple[Row, dict[str, Json]]:

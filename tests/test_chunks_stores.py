@@ -48,8 +48,8 @@ async def test_the_life_of_a_large_value(cell: Cell, open_metered: Any) -> None:
         print(f"BUDGET 5 MB over a small value, and read: {cost}")
         count, reminders = await left(db)
         assert (count, reminders) == (-(-5 * MB // (359_000 if cell.store == "dynamo" else 990_000)), 1)
-        # Before, 1 read; a reminder, the chunks 2 MB at a time, the head; and the same to read. Small ones 3 in all.
-        assert cost.requests <= 3 + 1 + 2 * (4 if cell.store == "dynamo" else 6)
+        # Before, 1 read; a reminder, the chunks by the megabyte, the head; and the same to read. Small ones 3 in all.
+        assert cost.requests <= 3 + 1 + 2 * 8, "a megabyte of text at a time"
         assert cost.bytes <= 2.8 * 5 * MB
 
         meter.start()

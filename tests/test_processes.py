@@ -15,7 +15,7 @@ from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
 from tests.harness import Cell
-from tests.workload import PROCESSES, handle
+from tests.workload import PROCESSES, handle, reachable
 
 PROCESSES_AT_ONCE = 10
 
@@ -25,6 +25,7 @@ def take_part(cell_id: str, address: str, storage: str, name: str, line: Connect
 
     async def act() -> tuple[bool | None, bool, History]:
         db, history = handle(cell_id, address, storage), History()
+        await reachable(db)
         line.send("ready")
         line.recv()
         inserted = await db.insert_session_if_absent(agent_session(session_data={"n": 0, "v": 0}))

@@ -11,6 +11,7 @@ import multiprocessing
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,6 +20,7 @@ from agno_docstores.conformance.memories import memory_of
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.conformance.traces import span, trace
+from agno_docstores.errors import StoreUnavailableError
 from tests.harness import CELLS, Cell
 
 #: What is done, and for whom: a kind, the record's id, the id of what it belongs to.
@@ -220,9 +222,18 @@ def handle(cell_id: str, address: str, storage: str) -> Handle:
     return Handle(reached(next(one for one in CELLS if one.id == cell_id), address).open(storage))
 
 
+async def reachable(db: Any) -> None:
+    """Wait for the server's first answer, which a busy machine gives late; a driver does not wait long for that."""
+    for _ in range(5):
+        with suppress(StoreUnavailableError):
+            await db.get_session("nobody")
+            return
+
+
 def work(cell_id: str, address: str, storage: str, name: str, seed: int, tell: Connection) -> None:
     async def on_and_on() -> None:
         db = handle(cell_id, address, storage)
+        await reachable(db)
         for operation in operations(name, seed):
             tell.send(operation)
             await perform(db, operation)

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
-from agno_docstores.domains.listing import plain
+from agno_docstores.domains.listing import between, plain
+from agno_docstores.domains.listing import text as searched
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.keys import rank
-from agno_docstores.port import Condition, Eq, Fields, Predicate, Range, as_int
+from agno_docstores.keys import check_time, rank
+from agno_docstores.port import Condition, Eq, Fields, Predicate, as_int
 from agno_docstores.rows import Row, Rows, Table
 from agno_docstores.schema import AUTHZ_AUDIT, AUTHZ_DECISIONS, AUTHZ_USERS
 
@@ -119,9 +120,8 @@ class Directory:
         """How many users were created on each day in UTC ("date": its beginning; "count"), the oldest day first, days
         without any left out; of those created from one time on and before another (epoch s). The headers of these.
         Eventually consistent on DynamoDB."""
-        bounds: list[Condition] = []
-        if starting_at is not None or ending_before is not None:
-            bounds.append(Range("created_at", starting_at, None if ending_before is None else ending_before - 1))
+        last = check_time("ending_before", ending_before)
+        bounds = between("created_at", starting_at, None if last is None else last - 1)
         found = await self.kernel.page(Query(AUTHZ_USERS, tuple(bounds), "created_at"), body=False)
         days = Counter(as_int(header.fields["created_at"]) // DAY * DAY for header in found)
         return [{"date": day, "count": days[day]} for day in sorted(days)]
@@ -174,7 +174,7 @@ def _search(text: str | None, fields: tuple[str, ...]) -> list[Condition]:
     """That one of these fields contains a text, compared without case. The text is text: no wildcard, no pattern."""
     if not text:
         return []
-    needle = text[:LONGEST_SEARCH].casefold()
+    needle = searched("search", text)[:LONGEST_SEARCH].casefold()
 
     def contains(values: Fields) -> bool:
         return any(needle in str(values[name]).casefold() for name in fields if values.get(name) is not None)
