@@ -54,7 +54,7 @@ class Heartbeat:
             last = time.thread_time()
 
 
-async def held(work: Callable[[], Awaitable[Any]], tries: int = 3) -> float:
+async def held(work: Callable[[], Awaitable[Any]], tries: int = 6) -> float:
     """How long some work holds the loop: the best of a few tries, for a garbage collection is nobody's fault."""
     longest = []
     for _ in range(tries):
