@@ -468,7 +468,7 @@ class Histories:
         )
         session = await self._session_change(before, draft, expires_at)
         first = session is not None and before.session is not None and before.session.expires_at is None
-        due = [reminder(session_id, self._due_at(expires_at))] if expires_at is not None and first else []
+        due = [self.reminder(session_id, expires_at)] if expires_at is not None and first else []
         if atomic:
             own = [put, Put(history_ref(session_id), after.fields, {}, head.rev)]
             revs = await self.kernel.commit([*own, *([session] if session is not None else []), *due])
@@ -553,32 +553,28 @@ class Histories:
         return expires_at if expires_at - session.expires_at > slack else None
 
     async def _let_go(self, session_id: str) -> None:
-        """A run that waited goes on. Should this fail, the next sweep does it."""
-        try:
-            await self.let_go(session_id)
-        except DocstoreError as error:
-            log.warning("session %r stays held by a run that waits no more, until a sweep: %s", session_id, error)
+        """A run that waited goes on: give its session its expiry back, if none of its runs waits any more. Should this
+        fail, the next sweep does it. 2 requests and the runs' headers."""
+        life = self.life
+        if life is None:
+            return
 
-    async def let_go(self, session_id: str) -> int | None:
-        """Give a held session its expiry back, if none of its runs waits any more; its expiry then. 2 requests and the
-        runs' headers."""
-        if self.life is None:
-            return None
-
-        async def attempt(fresh: bool) -> int | None:
+        async def attempt(fresh: bool) -> None:
             session, head = await self.heads(session_id)
-            if session is None or head is None:
-                return None
+            if session is None or head is None or not is_held(session):
+                return
             # Read after the session: a run that comes to wait meanwhile touches the session.
-            if not is_held(session) or await self.any_run(session_id, head, (WAITS,)):
-                return session.expires_at
-            touch = Touch(session.ref, self.kernel.now() + (self.life or 0), session.rev)
+            if await self.any_run(session_id, head, (WAITS,)):
+                return
+            touch = Touch(session.ref, self.kernel.now() + life, session.rev)
             (rev,) = await self.kernel.commit([touch])
             assert rev is not None
             self.kernel.recent.note(session.ref, replace(session, rev=rev, expires_at=touch.expires_at))
-            return touch.expires_at
 
-        return await self.kernel.transact(f"expiry of session {session_id!r}", attempt)
+        try:
+            await self.kernel.transact(f"expiry of session {session_id!r}", attempt)
+        except DocstoreError as error:
+            log.warning("session %r stays held by a run that waits no more, until a sweep: %s", session_id, error)
 
     async def any_run(self, session_id: str, head: Stored, statuses: tuple[str, ...]) -> bool:
         """Whether a run of the history is in one of these states, or may be, for it is just being written."""

@@ -311,7 +311,7 @@ async def commit_session(
     if head is not None:
         writes.append(Put(history_ref(session_id), head[0], {}, head[1]))
     try:
-        revs = await _commit_reminded(kernel, writes, due)
+        revs = await commit_reminded(kernel, writes, due)
     except Conflict:
         histories.forget_heads(session_id)
         raise
@@ -324,7 +324,7 @@ async def commit_session(
     return stored
 
 
-async def _commit_reminded(kernel: Kernel, writes: list[Write], due: list[Write]) -> list[Rev | None]:
+async def commit_reminded(kernel: Kernel, writes: list[Write], due: list[Write]) -> list[Rev | None]:
     """Commit writes with a reminder of them, which must not be missing: it is written first where one commit cannot
     hold both."""
     if kernel.driver.atomic:
@@ -361,7 +361,7 @@ async def insert_session(
         Put(head_at, first, {}, Expect.ABSENT),
     ]
     try:
-        revs = await _commit_reminded(kernel, writes, due)
+        revs = await commit_reminded(kernel, writes, due)
     except Conflict:
         histories.forget_heads(session_id)
         raise

@@ -25,7 +25,7 @@ from agno_docstores.keys import check_id
 from agno_docstores.lifetimes import HELD, Seconds, due, is_held, reminder, seconds_of
 from agno_docstores.port import Delete, Eq, Put, Range, Stored, Touch, Write, as_int
 from agno_docstores.schema import REMINDERS, RUNS, SESSIONS, reminder_ref
-from agno_docstores.session_records import Session, readable, to_session
+from agno_docstores.session_records import Session, commit_reminded, readable, to_session
 
 log = logging.getLogger("agno_docstores")
 
@@ -132,20 +132,15 @@ class Lifetimes:
 
     async def _set_expiry(self, session: Stored, head: Stored, expires_at: int) -> Stored:
         """Change the expiry of a session that is as it was read, and nothing else; its record then."""
-        kernel, session_id = self.kernel, session.ref.id
+        session_id = session.ref.id
         writes: list[Write] = [Touch(session.ref, expires_at, session.rev)]
         if not head.fields.get("mortal"):
             writes.append(Put(head.ref, {**head.fields, "mortal": True}, {}, head.rev))
         reminding: list[Write] = []
         if session.expires_at is None or expires_at < session.expires_at:
             reminding.append(self.histories.reminder(session_id, expires_at))
-        if kernel.driver.atomic:
-            writes += reminding
-        else:
-            for write in reminding:
-                await kernel.commit([write])
         self.histories.forget_heads(session_id)
-        rev, *_ = await kernel.commit(writes)
+        rev, *_ = await commit_reminded(self.kernel, writes, reminding)
         assert rev is not None
         return replace(session, rev=rev, expires_at=expires_at)
 
