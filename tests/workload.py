@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -219,7 +220,11 @@ PROCESSES.set_forkserver_preload(["tests.workload", "pymongo", "boto3"])
 
 def handle(cell_id: str, address: str, storage: str) -> Handle:
     """In a process of its own: a handle on the storage of a cell. Of an async cell, to be called on its loop."""
-    return Handle(reached(next(one for one in CELLS if one.id == cell_id), address).open(storage))
+    cell = next(one for one in CELLS if one.id == cell_id)
+    if cell.store == "firestore":
+        # The environment is that of the process which all are forks of: as it was when the first test needed one.
+        os.environ["FIRESTORE_EMULATOR_HOST"] = address
+    return Handle(reached(cell, address).open(storage))
 
 
 async def reachable(db: Any) -> None:
