@@ -207,10 +207,13 @@ class StorageMissingError(StoreError):
 
 
 class Conflict(DocstoreError):
-    """A lost race: an expectation of a commit did not hold, so none of it was applied. The kernel retries on it."""
+    """A lost race: an expectation of a commit did not hold, so none of it was applied. The kernel retries on it.
 
-    def __init__(self, refs: Sequence[Any] = ()) -> None:
+    `resent`: the client had sent the commit before and had no answer to that, so what it has lost to may be itself."""
+
+    def __init__(self, refs: Sequence[Any] = (), *, resent: bool = False) -> None:
         self.refs = tuple(refs)
+        self.resent = resent
         super().__init__(f"expectation failed for {', '.join(f'{r.kind} {r.id!r}' for r in self.refs) or 'the commit'}")
 
 

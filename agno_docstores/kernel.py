@@ -514,17 +514,19 @@ class Kernel:
                 await self.driver.open()
                 await self._ensure_before_write(writes)
                 return self._holding(asked, await self.driver.commit(writes, token))
-            except Conflict:
+            except Conflict as conflict:
                 current = await self._retried(partial(self.driver.get_many, [write.ref for write in writes]))
                 revs = _revs_if_applied(writes, current, token)
                 if revs is not None:
                     return self._holding(asked, revs)
                 renewed = self._over_expired(writes, current)
-                if renewed is None and unanswered is not None and not any(map(_still_holds, writes, current)):
-                    reason = f"{unanswered.reason}; somebody else has written since, so it may have been done or not"
+                sent_before = unanswered is not None or conflict.resent
+                if renewed is None and sent_before and not any(map(_still_holds, writes, current)):
+                    lost = unanswered or StoreUnavailableError("commit", self.driver.address, "no answer")
+                    reason = f"{lost.reason}; somebody else has written since, so it may have been done or not"
                     raise StoreUnavailableError(
-                        unanswered.operation, unanswered.address, reason, maybe_applied=True, retryable=False
-                    ) from unanswered
+                        lost.operation, lost.address, reason, maybe_applied=True, retryable=False
+                    ) from (unanswered or conflict)
                 if renewed is None:
                     duplicate = await self._retried(lambda: uniqueness.taken(self, asked))
                     if duplicate is not None:
@@ -535,6 +537,7 @@ class Kernel:
                 await self._provision(writes)
             except StoreUnavailableError as error:
                 unanswered = error if error.maybe_applied else unanswered
+                error.maybe_applied = unanswered is not None  # by an attempt before this one, if not by this
                 await self._wait_for_store(error, attempt)
             attempt += 1
             if attempt > UNAVAILABLE_ATTEMPTS:
@@ -685,12 +688,13 @@ class Kernel:
             return empty
 
     async def _retried(self, operation: Callable[[], Awaitable[T]]) -> T:
-        attempt = 0
+        attempt, maybe_applied = 0, False
         while True:
             try:
                 await self.driver.open()
                 return await operation()
             except StoreUnavailableError as error:
+                error.maybe_applied = maybe_applied = maybe_applied or error.maybe_applied
                 await self._wait_for_store(error, attempt)
                 attempt += 1
 

@@ -19,7 +19,7 @@ import pytest
 from agno.run.agent import RunOutput
 from agno.session import AgentSession
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError
 
 from agno_docstores import keys
 from agno_docstores.codec import Json
@@ -39,6 +39,7 @@ from agno_docstores.schema import KINDS, RUNS, SESSIONS
 from agno_docstores_dynamo import AsyncDynamoDocstore, DynamoDocstore
 from agno_docstores_dynamo.connection import Blocking, Given, PerLoop
 from agno_docstores_dynamo.layout import Layout, from_value, item_bytes, last_scalar, to_value
+from tests.harness import Cell
 
 LOCAL = pytest.mark.cells("dynamo-sync-local")
 ANY_DYNAMO = pytest.mark.cells("dynamo-*")
@@ -509,7 +510,11 @@ class Stub:
     """A client that answers from a script: by operation, a list of answers or errors."""
 
     def __init__(self, **answers: list[Any]) -> None:
-        self.meta = SimpleNamespace(region_name="eu-west-1", endpoint_url="https://dynamodb.eu-west-1.amazonaws.com")
+        self.meta = SimpleNamespace(
+            region_name="eu-west-1",
+            endpoint_url="https://dynamodb.eu-west-1.amazonaws.com",
+            config=Config(retries={"total_max_attempts": 1}),
+        )
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.closed = False
         self._answers = answers
@@ -805,7 +810,7 @@ async def test_the_async_client_gets_the_same(bare: pytest.MonkeyPatch) -> None:
     client = await db._engine.driver._connection.client()  # type: ignore[attr-defined]
     assert client.meta.region_name == "eu-west-3" and client.meta.endpoint_url == "http://127.0.0.1:9"
     assert (client.meta.config.connect_timeout, client.meta.config.read_timeout) == (1, 10)
-    assert client.meta.config.user_agent_extra == "mine" and client.meta.config.retries["mode"] == "standard"
+    assert client.meta.config.user_agent_extra == "mine" and client.meta.config.retries["total_max_attempts"] == 1
     credentials = await client._request_signer._credentials.get_frozen_credentials()
     assert credentials.token == "token-hush"
     await db.close()
@@ -1000,3 +1005,45 @@ def test_a_body_is_compressed_or_readable() -> None:
         for body in (packed, plain):
             item = {**layout.encode(put, "t").item, "body": body}
             assert (layout.decode(item).body or {})["metadata"] == Json.of("a word " * 400)
+
+
+class Unanswered:
+    """What happens to writes of a client: the first is delivered, then somebody else writes, and then the connection
+    breaks before there is an answer; those after it find the server, or (`gone`) find nobody."""
+
+    def __init__(self, db: DynamoDocstore, meanwhile: Callable[[], Any], *, gone: bool) -> None:
+        self.client, self.meanwhile, self.gone, self.sent = client_of(db), meanwhile, gone, 0
+        self.client.meta.events.register("before-send.dynamodb", self)
+
+    def __call__(self, request: Any, **_: Any) -> None:
+        target = request.headers["X-Amz-Target"]
+        if not target.endswith((b"PutItem", b"UpdateItem", b"TransactWriteItems")):
+            return
+        self.sent += 1
+        if self.sent == 1:
+            assert self.client._endpoint.http_session.send(request).status_code == 200
+            self.meanwhile()
+            raise ConnectionClosedError(endpoint_url="http://test")
+        if self.gone:
+            raise EndpointConnectionError(endpoint_url="http://test")
+
+
+@pytest.mark.cells("dynamo-sync-local")
+@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("attempts", [None, 4])
+def test_a_write_without_an_answer_is_not_made_twice_nor_called_undone(
+    cell: Cell, storage: str, attempts: int | None, gone: bool
+) -> None:
+    other = cell.open(storage)
+    other.upsert_session(AgentSession(session_id="s1", session_data={"n": 0}))
+    # The SDK's own attempts, or the kernel's: neither tells by an answer that the first had been delivered.
+    resending = {} if attempts is None else {"config": Config(retries={"total_max_attempts": attempts})}
+    db = cell.open(storage, **resending)
+    assert db.get_session_data("s1") == {"n": 0}
+    unanswered = Unanswered(db, lambda: other.update_session_data("s1", increment={"n": 10}), gone=gone)
+    with pytest.raises(StoreUnavailableError) as caught:
+        db.update_session_data("s1", increment={"n": 1})
+    assert caught.value.maybe_applied and unanswered.sent > 1
+    assert other.get_session_data("s1") == {"n": 11}
+    db.close()
+    other.close()

@@ -38,6 +38,7 @@ from agno_docstores_dynamo.connection import (
     Settings,
     async_client_installed,
     is_async,
+    resends,
 )
 from agno_docstores_dynamo.driver import DynamoDriver
 from agno_docstores_dynamo.translate import Translator
@@ -84,7 +85,7 @@ class DynamoDocstore(Docstore):
         if db_client is not None and is_async(db_client):
             raise TypeError("DynamoDocstore takes a boto3 client; an aiobotocore client belongs to AsyncDynamoDocstore")
         location = Location.of(self._connect, db_client)
-        translate = Translator(location.address)
+        translate = Translator(location.address, resends=resends(self._connect, db_client))
         io = SyncIo(translate)
         connection: Connection = (
             Given(db_client) if db_client is not None else Blocking(self._connect, translate, in_worker=False)
@@ -133,7 +134,7 @@ class AsyncDynamoDocstore(AsyncDocstore):
         )
         _check(db_client, self._connect, table_name)
         location = Location.of(self._connect, db_client)
-        translate = Translator(location.address)
+        translate = Translator(location.address, resends=resends(self._connect, db_client))
         native = is_async(db_client) if db_client is not None else async_client_installed()
         io = AsyncIo(translate) if native else ThreadIo(translate)
         connection: Connection

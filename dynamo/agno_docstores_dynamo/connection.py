@@ -28,7 +28,9 @@ from agno_docstores_dynamo.translate import Translator
 DEFAULTS: dict[str, Any] = {
     "connect_timeout": 5,
     "read_timeout": 10,
-    "retries": {"mode": "standard", "max_attempts": 3},
+    # The kernel tries again: it knows by the token of a commit whether an earlier delivery took effect, and the SDK
+    # tells nobody that there was one.
+    "retries": {"mode": "standard", "total_max_attempts": 1},
     "max_pool_connections": 64,
 }
 CLOSING = 5  # seconds that the client of another event loop is given to close
@@ -104,6 +106,16 @@ def _endpoint_from_environment() -> str | None:
     if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         return None
     return os.environ.get("AWS_ENDPOINT_URL_DYNAMODB") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+
+def resends(settings: Settings, client: Any | None) -> bool:
+    """Whether the client sends a request again by itself."""
+    config = client.meta.config if client is not None else settings.config
+    retries = getattr(config, "retries", None)
+    if not retries:
+        return client is not None  # the SDK's own default is up to ten times
+    total = retries.get("total_max_attempts", retries.get("max_attempts", 1) + 1)
+    return bool(total > 1)
 
 
 def is_async(client: Any) -> bool:

@@ -439,9 +439,9 @@ class DynamoDriver(Driver):
                 for number, (step, item) in failed.items():
                     befores[number] = await self._second_look(writes[number], step, item)
                     if befores[number] is None and writes[number].expect is not Expect.ANY:
-                        raise Conflict(refs) from lost
+                        raise Conflict(refs, resent=lost.resent) from lost
                 if lost.contended and any(write.expect is not Expect.ANY for write in writes):
-                    raise Conflict(refs) from lost
+                    raise Conflict(refs, resent=lost.resent) from lost
                 await self._back_off(attempt)
         raise Conflict([write.ref for write in writes])
 
@@ -618,7 +618,7 @@ class DynamoDriver(Driver):
         except ConditionFailed as lost:
             if lost.item is not None and lost.item.get("rev") == {"S": token}:
                 return  # this very write had been applied before, its reply was lost
-            raise Cancelled({0: lost.item}, contended=False) from lost
+            raise Cancelled({0: lost.item}, contended=False, resent=lost.resent) from lost
 
     async def _send_transaction(self, steps: list[Step], token: str, attempt: int) -> None:
         """`attempt` counts what DynamoDB is known not to have applied: what is sent again for want of a reply keeps its

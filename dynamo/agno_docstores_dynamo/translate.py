@@ -70,16 +70,16 @@ class OversizeError(StoreError):
 class ConditionFailed(Conflict):
     """The condition of a single write did not hold. `item`: what was there, if that was asked for and there was any."""
 
-    def __init__(self, item: Item | None) -> None:
-        super().__init__()
+    def __init__(self, item: Item | None, *, resent: bool = False) -> None:
+        super().__init__(resent=resent)
         self.item = item
 
 
 class Cancelled(Conflict):
     """A transaction was cancelled. `failed`: number of the step, and what was there instead."""
 
-    def __init__(self, failed: Mapping[int, Item | None], *, contended: bool) -> None:
-        super().__init__()
+    def __init__(self, failed: Mapping[int, Item | None], *, contended: bool, resent: bool = False) -> None:
+        super().__init__(resent=resent)
         self.failed = dict(failed)
         self.contended = contended  # another transaction had one of the items in hand
 
@@ -87,14 +87,21 @@ class Cancelled(Conflict):
 class Translator:
     """Errors of the client, as the gateway's `translate` wants them; the address is filled in."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, resends: bool = False) -> None:
+        """`resends`: the client sends a request several times by itself, and tells of the last time only. Then an
+        earlier one may have been applied, whatever is said of the last."""
         self.address = address
+        self.resends = resends
 
     def __call__(self, operation: str, error: Exception) -> Exception | None:
         if isinstance(error, boto.ClientError):
             return self._answered(operation, error)
         if isinstance(error, UNREACHABLE):
-            return StoreUnavailableError(operation, self.address, "could not connect", retryable=False)
+            # What cannot be mended by waiting, or what the client has waited for already, is not tried again.
+            retryable = not self.resends and not isinstance(error, boto.SSLError)
+            return StoreUnavailableError(
+                operation, self.address, "could not connect", maybe_applied=self.resends, retryable=retryable
+            )
         if isinstance(error, NO_CREDENTIALS):
             return StoreError(
                 operation,
@@ -115,14 +122,15 @@ class Translator:
     def _answered(self, operation: str, error: Any) -> Exception:
         details = error.response.get("Error") or {}
         code, message = str(details.get("Code", "")), str(details.get("Message", ""))
-        status = (error.response.get("ResponseMetadata") or {}).get("HTTPStatusCode") or 0
+        metadata = error.response.get("ResponseMetadata") or {}
+        status, resent = metadata.get("HTTPStatusCode") or 0, bool(metadata.get("RetryAttempts"))
         reason = f"{code}: {message}"
         if code == "ConditionalCheckFailedException":
-            return ConditionFailed(error.response.get("Item"))
+            return ConditionFailed(error.response.get("Item"), resent=resent)
         if code == "TransactionCanceledException":
-            return self._cancelled(operation, error.response.get("CancellationReasons") or [], reason)
+            return self._cancelled(operation, error.response.get("CancellationReasons") or [], reason, resent)
         if code == "TransactionConflictException":
-            return Cancelled({}, contended=True)
+            return Cancelled({}, contended=True, resent=resent)
         if code == "ResourceNotFoundException":
             return StorageMissingError(operation, self.address, reason)
         if code == "ResourceInUseException":
@@ -136,14 +144,14 @@ class Translator:
             error.args, details["Message"] = (reason,), reason
             return StoreError(operation, self.address, reason)
         if code in THROTTLED:
-            return StoreUnavailableError(operation, self.address, reason)
+            return StoreUnavailableError(operation, self.address, reason, maybe_applied=resent)
         if code in UNCERTAIN or status >= 500:
             return StoreUnavailableError(operation, self.address, reason, maybe_applied=True)
         if code == "ValidationException" and "item size" in message.lower():
             return OversizeError(operation, self.address, reason)
         return StoreError(operation, self.address, reason)
 
-    def _cancelled(self, operation: str, reasons: list[dict[str, Any]], text: str) -> Exception:
+    def _cancelled(self, operation: str, reasons: list[dict[str, Any]], text: str, resent: bool) -> Exception:
         codes = [str(reason.get("Code")) for reason in reasons]
         for reason, code in zip(reasons, codes, strict=True):
             if code == "ValidationError":
@@ -156,7 +164,7 @@ class Translator:
         failed = {i: reasons[i].get("Item") for i, code in enumerate(codes) if code == "ConditionalCheckFailed"}
         contended = "TransactionConflict" in codes
         if failed or contended:
-            return Cancelled(failed, contended=contended)
+            return Cancelled(failed, contended=contended, resent=resent)
         if any(code in THROTTLED for code in codes):
-            return StoreUnavailableError(operation, self.address, text)
+            return StoreUnavailableError(operation, self.address, text, maybe_applied=resent)
         return StoreError(operation, self.address, text)
