@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -50,10 +52,17 @@ def test_the_tables_say_what_was_counted(found: report.Found) -> None:
     warm = {side: found["mongo"][side]["turn, warm, 3 runs"] for side in (OURS, AGNO)}
     assert f"| turn, warm, 3 runs | {warm[OURS].total} / {warm[AGNO].total} |" in text
     assert "listIndexes" in report.requests_by_kind(found)
-    page = f"before\n{report.BEGIN}old\n{report.END}after\n"
-    assert report.between_markers(page, text) == f"before\n{report.BEGIN}\n{text}\n{report.END}after\n"
+    begin, end = report.markers("cost")
+    page = report.between_markers(f"before\n{begin}old\n{end}after\n", "cost", text)
+    assert page == f"before\n{begin}\n{text.strip()}\n\n{end}after\n"
     with pytest.raises(ValueError):
-        report.between_markers("no markers", text)
+        report.between_markers("no markers", "cost", text)
+
+
+@pytest.mark.parametrize("part, page", [("cost", "cost.md"), ("growth", "scale.md"), ("scale", "scale.md")])
+def test_the_docs_have_a_place_for_each_part(part: str, page: str) -> None:
+    text = (Path(__file__).parent.parent / "docs" / page).read_text()
+    assert report.between_markers(text, part, "new") != text
 
 
 def test_goals_are_judged_by_what_was_counted() -> None:
@@ -86,7 +95,7 @@ def test_a_million_turns_are_priced_by_their_units() -> None:
     turn = Counts(read_units=2, write_units=12)
     operations, storage = monthly("dynamo", turn, 1000)
     assert operations == pytest.approx(2 * 0.125 + 12 * 0.625)
-    assert storage == pytest.approx(0.25)
+    assert storage == pytest.approx(0.25 * 1e9 / 2**30)
 
 
 @pytest.mark.parametrize("atomic", [True, False])
@@ -94,9 +103,11 @@ def test_no_operation_costs_more_with_more_sessions_and_users(atomic: bool) -> N
     """But the count of the metrics, which answers with a row of each owner."""
     found = growth.measured((100, 400), atomic=atomic, tell=lambda text: None)
     grown = {name for name, (few, many) in found.items() if few != many}
-    assert grown == {"calculate_metrics, nothing new: answers with a row of each owner"}
+    assert grown == {"calculate_metrics, nothing new; answers with a row of each owner"}
     assert found["20 sessions of a user"][0].records == 10
-    assert "x-axis [100, 400]" in growth.markdown(found, (100, 400))
+    assert "| turn, warm |" in growth.markdown(found, (100, 400))
+    lines = ElementTree.fromstring(growth.plot(found, (100, 400))).findall("{*}polyline")
+    assert len(lines) == len({tuple(cost.records for cost in costs) for costs in found.values()})
 
 
 def test_plumbing_is_measured_for_each_port_operation() -> None:
@@ -117,8 +128,10 @@ def test_no_partition_of_dynamodb_takes_more_than_it_may_where_one_agent_has_all
     over = [{what for what, rate in load.items() if rate > scale.PARTITION_WRITES} for load in loads]
     assert over == [{"sessions component_created", "sessions component_touched"}, set()]
     assert ("runs", "created_at") not in firestore.ascending(), "all within a second"
-    told = scale.markdown(600, narrow, firestore)
-    assert "**over**" in told and '| `runs` | `{_id: "hashed"}` | session_id; user_id' in told
+    told = scale.markdown(600, [narrow, wide], firestore)
+    assert "| sessions component_created | 1,770 | 1,770 **over** | 4" in told
+    assert '| `runs` | `{_id: "hashed"}` | `session_id`; `user_id`' in told
+    assert "| `jobs` | not sharded" in told and "jobs_claims" not in told
 
 
 def test_units_are_those_that_dynamodb_bills() -> None:

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kinds", action="store_true", help="tell the kinds of requests, too")
     parser.add_argument("--from-json", type=Path, help="measure nothing, tell of what --json wrote")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
-    parser.add_argument("--readme", type=Path, help="write the tables between the markers of this file")
+    parser.add_argument("--page", type=Path, help="write the tables between the markers of this file")
     options = parser.parse_args(arguments)
 
     def keep(found: report.Found) -> None:
@@ -44,8 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(report.requests_by_kind(found))
     if options.markdown:
         options.markdown.write_text(text)
-    if options.readme:
-        options.readme.write_text(report.between_markers(options.readme.read_text(), text))
+    if options.page:
+        options.page.write_text(report.between_markers(options.page.read_text(), "cost", text))
     return 0
 
 

@@ -118,13 +118,17 @@ class MongoListener(monitoring.CommandListener):
 _READS = ("GetItem", "BatchGetItem", "Query", "Scan", "TransactGetItems")
 
 
-def watch_dynamo(client: Any, tally: Tally) -> None:
-    """Count what a boto3 client sends, what it repeats by itself included, and ask for the consumed capacity."""
+def watch_dynamo(client: Any, tally: Tally, left_out: Callable[[dict[str, Any]], float] = lambda item: 0.0) -> None:
+    """Count what a boto3 client sends, what it repeats by itself included, and ask for the consumed capacity.
+    `left_out`: the write units of a new item that the server leaves out of what it tells of a transaction."""
 
     def asked(params: dict[str, Any], model: Any, **_: Any) -> dict[str, Any]:
         name = model.name
         if name == "TransactWriteItems":
             tally.counts.written += sum("ConditionCheck" not in item for item in params["TransactItems"])
+            tally.counts.units(
+                write=sum(left_out(item["Put"]["Item"]) for item in params["TransactItems"] if "Put" in item)
+            )
         elif name == "BatchWriteItem":
             tally.counts.written += sum(len(requests) for requests in params["RequestItems"].values())
         elif name in ("PutItem", "UpdateItem", "DeleteItem"):

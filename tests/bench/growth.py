@@ -1,18 +1,21 @@
 """Whether what an operation costs depends on how much is stored: counts at 10, 1,000 and 100,000 sessions.
 
 `python -m tests.bench.growth` does the same work on a memory store of each size, counts the requests of the gateway and
-the records that come back, and prints a table and a chart. Each user has ten sessions, each agent those of as many
-users as there are; what is listed is a page of 20.
+the records that come back, and prints a table; `--page` writes it to a page of the docs, and the plot beside it. Each
+user has ten sessions, each agent those of as many users as there are; what is listed is a page of 20.
 """
 
 from __future__ import annotations
 
 import argparse
+import html
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from agno.db.base import SessionType
@@ -23,6 +26,7 @@ from agno_docstores.memory import MemoryStore
 from agno_docstores.port import Put, Span
 from agno_docstores.schema import HISTORIES
 from agno_docstores.tallies import Bucket, today
+from tests.bench.report import between_markers
 from tests.bench.work import run_of, session_of
 
 SIZES = (10, 1_000, 100_000)
@@ -124,7 +128,7 @@ def works(sessions: int) -> dict[str, tuple[Callable[[Any], Any], bool]]:
         "20 sessions of an agent": (lambda db: db.get_sessions(component_id="agent-1", **newest), False),
         "get_metrics of a user, when something changed": (lambda db: db.get_metrics(user_id=owner), True),
         "get_metrics of a user, nothing new": (lambda db: db.get_metrics(user_id=owner), True),
-        "calculate_metrics, nothing new: answers with a row of each owner": (lambda db: db.calculate_metrics(), False),
+        "calculate_metrics, nothing new; answers with a row of each owner": (lambda db: db.calculate_metrics(), False),
         "rename_session": (lambda db: db.rename_session("s1", SessionType.AGENT, "another"), False),
         "delete_session": (lambda db: db.delete_session(f"s{sessions - 1}"), False),
     }
@@ -144,26 +148,62 @@ def measured(sizes: tuple[int, ...], *, atomic: bool, tell: Callable[[str], None
 
 
 def markdown(found: dict[str, list[Cost]], sizes: tuple[int, ...]) -> str:
-    charted = {name: costs for name, costs in found.items() if "each owner" not in name}
     lines = [
-        "| requests, records | " + " | ".join(f"{size:,} sessions" for size in sizes) + " |",
+        "| requests, records read | " + " | ".join(f"{size:,} sessions" for size in sizes) + " |",
         "|---" * (len(sizes) + 1) + "|",
         *(f"| {name} | {' | '.join(map(str, costs))} |" for name, costs in found.items()),
-        "",
-        "```mermaid",
-        "xychart-beta",
-        '  title "records read, by the number of sessions"',
-        f"  x-axis [{', '.join(f'{size:,}'.replace(',', ' ') for size in sizes)}]",
-        f"  y-axis 0 --> {max(cost.records for costs in charted.values() for cost in costs) + 5}",
-        *(f"  line [{', '.join(str(cost.records) for cost in costs)}]" for costs in charted.values()),
-        "```",
     ]
     return "\n".join(lines) + "\n"
+
+
+PLOT = "growth.svg"
+LEFT, RIGHT, TOP, BOTTOM, WIDTH, LINE = 60, 380, 30, 330, 1000, 16  # of the plot, in pixels
+
+
+def plot(found: dict[str, list[Cost]], sizes: tuple[int, ...]) -> str:
+    """The records read, by the number of sessions, as SVG; both axes are logarithmic. Works that read the same are one
+    line."""
+    lines: dict[tuple[int, ...], list[str]] = {}
+    for name, costs in found.items():
+        lines.setdefault(tuple(cost.records for cost in costs), []).append(name)
+    decades = max(1, math.ceil(math.log10(max(max(line) for line in lines))))
+
+    def x(size: int) -> float:
+        return LEFT + (RIGHT - LEFT) * math.log(size / sizes[0]) / math.log(sizes[-1] / sizes[0])
+
+    def y(records: int) -> float:
+        return BOTTOM - (BOTTOM - TOP) * math.log10(max(records, 1)) / decades
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {BOTTOM + 50}" font-family="sans-serif" '
+        'font-size="12">',
+        f'<rect width="{WIDTH}" height="{BOTTOM + 50}" fill="white"/>',
+        f'<text x="{LEFT}" y="{TOP - 12}">records read</text>',
+        f'<text x="{RIGHT}" y="{BOTTOM + 38}" text-anchor="end">sessions stored</text>',
+    ]
+    for tick in (10**n for n in range(decades + 1)):
+        parts.append(f'<path d="M{LEFT} {y(tick):.1f}H{RIGHT}" stroke="#ddd"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick:,}</text>')
+    for size in sizes:
+        parts.append(f'<path d="M{x(size):.1f} {TOP}V{BOTTOM}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x(size):.1f}" y="{BOTTOM + 20}" text-anchor="middle">{size:,}</text>')
+    lowest = BOTTOM + LINE  # where the label below stands; labels are moved up as far as they would meet
+    for number, (line, names) in enumerate(sorted(lines.items(), key=lambda entry: entry[0][-1])):
+        colour = f"hsl({number * 137 % 360},65%,38%)"
+        points = " ".join(f"{x(size):.1f},{y(records):.1f}" for size, records in zip(sizes, line, strict=True))
+        lowest = min(lowest - LINE, y(line[-1]))
+        label = html.escape("; ".join(names))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<text x="{RIGHT + 8}" y="{lowest + 4:.1f}" fill="{colour}">{line[-1]:,}: {label}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.growth", description=__doc__)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of sessions")
+    parser.add_argument(
+        "--page", type=Path, help="write the table between the markers of this file, the plot beside it"
+    )
     options = parser.parse_args(arguments)
     sizes = tuple(int(size) for size in options.sizes.split(","))
     started = time.monotonic()
@@ -172,7 +212,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{time.monotonic() - started:6.0f} s  {text}", file=sys.stderr, flush=True)
 
     logging.getLogger("agno").setLevel(logging.CRITICAL)
-    print(markdown(measured(sizes, atomic=True, tell=tell), sizes))
+    found = measured(sizes, atomic=True, tell=tell)
+    text = markdown(found, sizes)
+    print(text)
+    if options.page:
+        options.page.write_text(between_markers(options.page.read_text(), "growth", text))
+        options.page.with_name(PLOT).write_text(plot(found, sizes))
     return 0
 
 

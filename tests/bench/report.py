@@ -9,15 +9,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tests.bench.counting import Counts
-from tests.bench.prices import DATED, PRICES, monthly
+from tests.bench.prices import PRICES, monthly
 from tests.bench.sides import AGNO, FLOOR, OURS
 
 #: By store, side and work.
 Found = dict[str, dict[str, dict[str, Counts]]]
 NAMES = {"mongo": "MongoDB", "dynamo": "DynamoDB", "firestore": "Firestore"}
 BILLED = {"dynamo": "units read, written", "firestore": "billed reads, writes"}
-BEGIN = "<!-- cost table: written by `make bench ARGS='--readme README.md'` -->\n"
-END = "<!-- end of the cost table -->\n"
+#: What writes each part of a page of the docs.
+PARTS = {
+    "cost": "make bench ARGS='--page docs/cost.md'",
+    "growth": "python -m tests.bench.growth --page docs/scale.md",
+    "scale": "python -m tests.bench.scale --page docs/scale.md",
+}
 KB = 1024
 
 
@@ -37,10 +41,16 @@ def load(text: str) -> Found:
     }
 
 
-def between_markers(page: str, tables: str) -> str:
-    """The page with the tables between its markers. Raises `ValueError` where it has none."""
-    start, end = page.index(BEGIN) + len(BEGIN), page.index(END)
-    return f"{page[:start]}\n{tables}\n{page[end:]}"
+def markers(part: str) -> tuple[str, str]:
+    """The lines between which a page has a part."""
+    return f"<!-- {part}: written by `{PARTS[part]}` -->\n", f"<!-- end of {part} -->\n"
+
+
+def between_markers(page: str, part: str, text: str) -> str:
+    """The page with the text as this part of it. Raises `ValueError` where it has no such part."""
+    begin, end = markers(part)
+    start, stop = page.index(begin) + len(begin), page.index(end)
+    return f"{page[:start]}\n{text.strip()}\n\n{page[stop:]}"
 
 
 def markdown(found: Found) -> str:
@@ -187,5 +197,9 @@ def _money(found: Found) -> str:
     if not rows:
         return ""
     table = _table(["", "a million of these a month: operations + storage", "ours", "Agno's"], rows)
-    notes = "; ".join(f"{price.what} ({price.source})" for store, price in PRICES.items() if store in found)
-    return f"{table}\nPrices as of {DATED}: {notes}.\n"
+    notes = "; ".join(
+        f"{price.what}, as published in {price.dated} ({price.source})"
+        for store, price in PRICES.items()
+        if store in found
+    )
+    return f"{table}\nPrices: {notes}.\n"

@@ -18,6 +18,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from google.cloud.firestore_v1 import types
@@ -30,12 +31,14 @@ from agno_docstores.port import Kind, Put, Rev, Stored, Write
 from agno_docstores.schema import KINDS
 from agno_docstores_dynamo.layout import CHANGES, Item, Layout, item_bytes
 from agno_docstores_firestore import documents
+from tests.bench.report import between_markers
 from tests.bench.work import run_of, session_of
 from tests.meters import KB, prose
 
 USERS, RATE = 10_000_000, 1000  # users; turns a second
 SESSIONS_EACH, AGENTS = 5, 1  # of one user; of the service (of several, few do most of the work: Zipf, too)
 PARTITION_WRITES = 1000  # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html
+SETTINGS = ((1, 1), (4, 1), (4, 4), (8, 8))  # listing_shards and component_shards; the second are the usual
 DOCUMENT_WRITES, ASCENDING_WRITES = 1, 500  # https://cloud.google.com/firestore/quotas, .../docs/best-practices
 
 Change = tuple[Stored | None, Write]  # what was there, and what is written
@@ -102,30 +105,30 @@ class DynamoLoad:
     def _bill(self, old: Item | None, new: Item | None, times: int) -> None:
         there = [item for item in (old, new) if item is not None]
         partition = there[0]["pk"]["S"]
-        self.units["table", partition] += times * max(map(_written, there))
+        self.units["table", partition] += times * max(map(units_of, there))
         for index, pk, sk in INDEXES:
-            entries = [_entry(item, pk, sk) for item in (old, new)]
+            entries = [entry_of(item, pk, sk) for item in (old, new)]
             if entries[0] == entries[1]:
                 continue
             same = None not in entries and all(entries[0][name] == entries[1][name] for name in (pk, sk))  # type: ignore[index]
             if same:
-                self.units[index, entries[1][pk]["S"]] += times * max(_written(entry) for entry in entries if entry)  # type: ignore[index]
+                self.units[index, entries[1][pk]["S"]] += times * max(units_of(entry) for entry in entries if entry)  # type: ignore[index]
                 continue
             for entry in filter(None, entries):
-                self.units[index, entry[pk]["S"]] += times * _written(entry)
+                self.units[index, entry[pk]["S"]] += times * units_of(entry)
 
 
 INDEXES = [(CHANGES, "pk", "lsi"), *((f"gsi{n}", f"gsi{n}pk", f"gsi{n}sk") for n in range(1, 9))]
 
 
-def _entry(item: Item | None, pk: str, sk: str) -> Item | None:
+def entry_of(item: Item | None, pk: str, sk: str) -> Item | None:
     if item is None or pk not in item or sk not in item:
         return None
     projected = {"pk", "sk", pk, sk, "id", "expires_at", *([] if sk == "lsi" else ["head"])}
     return {name: value for name, value in item.items() if name in projected}
 
 
-def _written(item: Item) -> int:
+def units_of(item: Item) -> int:
     return math.ceil(item_bytes({name: value for name, value in item.items() if name != "lsi"}) / KB)
 
 
@@ -195,41 +198,58 @@ def replay(turns: int, *watchers: Any, agents: int = AGENTS, seed: int = 1) -> N
         db.upsert_run(run, id, user)
 
 
-def markdown(turns: int, dynamo: DynamoLoad, firestore: FirestoreLoad) -> str:
+def markdown(turns: int, loads: Sequence[DynamoLoad], firestore: FirestoreLoad) -> str:
+    settings = [f"`listing_shards={load.shards}`, `component_shards={load.component_shards}`" for load in loads]
+    rows: dict[str, list[str]] = {}
+    totals: dict[str, float] = {}
+    for load in loads:
+        for what, _, units, total in hottest(load, turns):
+            rows.setdefault(what, []).append(_rate(units, PARTITION_WRITES))
+            totals[what] = total
     lines = [
-        f"{RATE:,} turns a second of {USERS:,} users; {turns:,} turns replayed.",
+        f"{RATE:,} turns a second of {USERS:,} users and {AGENTS} agent; {turns:,} turns replayed.",
         "",
-        f"listing_shards={dynamo.shards}, component_shards={dynamo.component_shards}:",
+        f"| DynamoDB: write units a second; a partition takes {PARTITION_WRITES:,} | all together | hottest partition, "
+        + " | ".join(settings)
+        + " |",
+        "|---" * (len(loads) + 2) + "|",
+        *(f"| {what} | {totals[what]:,.0f} | {' | '.join(cells)} |" for what, cells in rows.items()),
+        f"| queries for a page of all sessions | | {' | '.join(str(load.shards) for load in loads)} |",
+        f"| queries for a page of one agent's | | {' | '.join(str(load.component_shards) for load in loads)} |",
         "",
-        "| DynamoDB | hottest partition key | write units a second | of all | limit |",
-        "|---|---|---|---|---|",
+        "| Firestore | writes a second | limit |",
+        "|---|---|---|",
     ]
-    for index, key, units, total in hottest(dynamo, turns):
-        mark = " **over**" if units > PARTITION_WRITES else ""
-        lines.append(f"| {index} | `{key}` | {units:,.0f}{mark} | {total:,.0f} | {PARTITION_WRITES:,} |")
-    lines += ["", "| Firestore | writes a second | limit |", "|---|---|---|"]
     (kind, _), count = firestore.documents.most_common(1)[0]
-    rate = count / turns * RATE
-    mark = " **over**" if rate > DOCUMENT_WRITES else ""
-    lines.append(f"| the hottest document, of `{kind}` | {rate:,.1f}{mark} | about {DOCUMENT_WRITES} |")
+    rate = _rate(count / turns * RATE, DOCUMENT_WRITES)
+    lines.append(f"| the hottest document, of `{kind}` | {rate} | about {DOCUMENT_WRITES} |")
     for (kind, name), count in sorted(firestore.ascending().items()):
-        rate = count / turns * RATE
-        mark = " **over**" if rate > ASCENDING_WRITES else ""
-        lines.append(f"| ascending values of `{name}` in `{kind}` | {rate:,.0f}{mark} | {ASCENDING_WRITES} |")
+        rate = _rate(count / turns * RATE, ASCENDING_WRITES)
+        lines.append(f"| ascending values of `{name}` in `{kind}` | {rate} | {ASCENDING_WRITES} |")
     return "\n".join(lines) + "\n\n" + shard_keys()
+
+
+def _rate(rate: float, limit: float) -> str:
+    return f"{rate:,.0f}" + (" **over**" if rate > limit else "")
 
 
 def shard_keys() -> str:
     """What a sharded MongoDB wants: by the indexes that each kind declares, which the driver keeps as they are.
 
-    The key is the hashed `_id` of every collection, for it alone keeps an id unique over all shards, which makes a
-    run belong to one session for good. Whatever names an id goes to one shard; an index is asked on all of them.
+    The key is the hashed `_id`, for it alone keeps an id unique over all shards, which makes a run belong to one
+    session for good. Whatever names an id goes to one shard; an index is asked on all of them. A unique index over
+    something else cannot be had on several shards, so a collection with one stays on one.
     """
-    lines = ["| MongoDB | shard key | on all shards: what is asked by |", "|---|---|---|"]
+    lines = ["| MongoDB | shard key | asked on all shards, unless by id: what is asked by |", "|---|---|---|"]
+    claims = {kind.claims for kind in KINDS.values()}  # MongoDB has unique indexes instead
     for kind in KINDS.values():
-        if kind.within is None:
-            asked = dict.fromkeys(", ".join(index.eq) or "nothing: the listing of all" for index in kind.indexes)
-            lines.append(f'| `{kind.name}` | `{{_id: "hashed"}}` | {"; ".join(asked) or "-"} |')
+        if kind.within is not None or kind.name in claims:
+            continue
+        if kind.unique:
+            lines.append(f"| `{kind.name}` | not sharded: {', '.join(f'`{f}`' for f in kind.unique)} unique | - |")
+            continue
+        asked = dict.fromkeys(", ".join(f"`{name}`" for name in index.eq) or "nothing" for index in kind.indexes)
+        lines.append(f'| `{kind.name}` | `{{_id: "hashed"}}` | {"; ".join(asked) or "-"} |')
     return "\n".join(lines) + "\n"
 
 
@@ -253,13 +273,14 @@ def hottest(dynamo: DynamoLoad, turns: int) -> list[tuple[str, str, float, float
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--turns", type=int, default=20_000)
-    parser.add_argument("--shards", type=int, default=4, help="listing_shards of DynamoDB")
-    parser.add_argument("--component-shards", type=int, default=1, help="component_shards of DynamoDB")
-    parser.add_argument("--agents", type=int, default=AGENTS)
+    parser.add_argument("--page", type=Path, help="write the tables between the markers of this file")
     options = parser.parse_args(arguments)
-    dynamo, firestore = DynamoLoad(options.shards, options.component_shards), FirestoreLoad()
-    replay(options.turns, dynamo, firestore, agents=options.agents)
-    print(markdown(options.turns, dynamo, firestore))
+    loads, firestore = [DynamoLoad(*setting) for setting in SETTINGS], FirestoreLoad()
+    replay(options.turns, *loads, firestore)
+    text = markdown(options.turns, loads, firestore)
+    print(text)
+    if options.page:
+        options.page.write_text(between_markers(options.page.read_text(), "scale", text))
     return 0
 
 
