@@ -1,8 +1,8 @@
 """What an async store owes its event loop: it does not hold it up, and a task that is cancelled leaves nothing behind.
 
-How long the loop was held is measured as CPU time between two turns of it, which other processes do not lengthen: of all
-threads, for one that works beside the loop holds it up, too, while it does not let go of the interpreter. Without the
-garbage collector, whose time depends on what else the process holds.
+How long the loop was held is measured as CPU time between two turns of it, which other processes do not lengthen: of
+all threads, for one that works beside the loop holds it up, too, while it does not let go of the interpreter. Without
+the garbage collector, whose time depends on what else the process holds.
 """
 
 from __future__ import annotations
@@ -165,6 +165,9 @@ async def test_a_value_of_megabytes_does_not_hold_the_loop(db: Any, kind: str) -
         "read warm": lambda: db.get_session("s1"),
         "save a session": lambda: db.upsert_session(session),
         "read its data": lambda: db.get_session_data("s2"),
+        "replace its data": lambda: db.update_session_data("s2", {"x": value}, mode="overwrite"),
+        "change its data": lambda: db.update_session_data("s2", increment={"n": 1}),
+        "change a run": lambda: db.update_run_in_session("s1", "r1", {"metadata": {"n": 1}}, user_id="u"),
     }
     found = {name: round(await held(one), 1) for name, one in work.items()}
     print(f"\nlongest hold of the loop by 5 MB of {kind}, ms of CPU: {found}")
