@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any
 
 from agno.db.utils import CustomJSONEncoder
 
 from agno_docstores.errors import UnserializableValueError
+from agno_docstores.io import works_beside_loop
 
 #: Levels of lists and objects that a value may have. Python reads, compares and merges values on its stack, of which a
 #: reader may have less than the writer had: what could be written could not be read, and break every listing.
@@ -28,6 +29,7 @@ _LEAVES = frozenset({str, int, float, bool, type(None)})
 _encoder: json.JSONEncoder = CustomJSONEncoder()
 _decoder = json.JSONDecoder()
 _STEP = 100_000  # characters that are compressed at a time
+_PIECE = 50_000  # characters, counted as for `LONG`, that are encoded at a time where an event loop waits
 #: Characters of JSON text, or of what becomes such, from which on to work on it takes milliseconds: then it is for
 #: `Io.work`. An item that is no text counts as so many.
 LONG, _ITEM = 250_000, 10
@@ -62,7 +64,7 @@ class Json:
         return NULL if value is None else cls(dumps(value))
 
     def value(self) -> Any:
-        return None if self.text == "null" else json.loads(self.text)
+        return None if self.text == "null" else loads(self.text)
 
     @property
     def size(self) -> int:
@@ -84,17 +86,85 @@ NULL = Json("null")
 
 def dumps(value: Any) -> str:
     """Compact JSON text that every store can hold: a lone surrogate, which UTF-8 has no form for, stays escaped."""
-    text = _PLAIN.encode(value)
+    text = _encode(_PLAIN, value)
     try:
         text.encode()
     except UnicodeEncodeError:
-        return _ESCAPED.encode(value)
+        return _encode(_ESCAPED, value)
     return text
+
+
+def loads(text: str) -> Any:
+    """The value of JSON text; raises `ValueError` for what is none. A fresh one each time."""
+    return _reader(text).decode(text)
 
 
 # Made once: `json.dumps` makes an encoder anew for each value.
 _PLAIN = CustomJSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _ESCAPED = CustomJSONEncoder(separators=(",", ":"))
+
+# The C encoder and decoder of a value hold the interpreter from its beginning to its end, which an event loop beside
+# waits for. So there, they are given a piece at a time to write, and reading they call a function of Python, before
+# which others may go on, for each object and number.
+_SHARING = json.JSONDecoder(
+    object_hook=lambda value: value, parse_int=lambda text: int(text), parse_float=lambda text: float(text)
+)
+
+
+def _reader(text: str) -> json.JSONDecoder:
+    return _SHARING if len(text) >= _PIECE and works_beside_loop() else _decoder
+
+
+def _encode(encoder: json.JSONEncoder, value: Any) -> str:
+    if not works_beside_loop():
+        return encoder.encode(value)
+    pieces: list[str] = []
+    _encode_pieces(encoder, value, pieces.append, set())
+    return "".join(pieces)
+
+
+def _encode_pieces(encoder: json.JSONEncoder, value: Any, add: Callable[[str], None], within: set[int]) -> None:
+    """The text of a value, no more than some `_PIECE` of it by one call of the encoder."""
+    if _weight(value, _PIECE) < _PIECE:
+        add(encoder.encode(value))
+    elif type(value) is str:
+        starts = range(0, len(value), _PIECE)
+        add('"' + "".join(encoder.encode(value[start : start + _PIECE])[1:-1] for start in starts) + '"')
+    elif not isinstance(value, dict | list | tuple):
+        known = isinstance(value, str | int | float)  # a class of its own, which the encoder writes as what it is
+        add(encoder.encode(value)) if known else _encode_pieces(encoder, encoder.default(value), add, within)
+    elif id(value) in within:
+        raise ValueError("Circular reference detected")
+    else:
+        within.add(id(value))
+        is_object = isinstance(value, dict)
+        batch: list[Any] = []
+        weight, comma = 0, ""
+
+        def flush() -> None:
+            nonlocal weight, comma
+            if batch:
+                add(comma + encoder.encode(dict(batch) if is_object else batch)[1:-1])
+                batch.clear()
+                weight, comma = 0, ","
+
+        add("{" if is_object else "[")
+        for entry in value.items() if isinstance(value, dict) else value:
+            child = entry[1] if is_object else entry
+            size = _ITEM + _weight(child, _PIECE)
+            if size >= _PIECE:
+                flush()
+                add(comma + (encoder.encode({entry[0]: None})[1:-5] if is_object else ""))
+                _encode_pieces(encoder, child, add, within)
+                comma = ","
+            else:
+                batch.append(entry)
+                weight += size
+                if weight >= _PIECE:
+                    flush()
+        flush()
+        add("}" if is_object else "]")
+        within.discard(id(value))
 
 
 def pack(parts: Mapping[str, Json], *, compress: bool = True, threshold: int = 1024) -> str | bytes:
@@ -137,7 +207,7 @@ def unpack(packed: str | bytes) -> dict[str, Json]:
 
 def _parts(packed: str) -> Iterable[tuple[str, Json]]:
     """The parts of a packed body: their texts as they are, once it is seen that they are JSON."""
-    place, end = 1, len(packed) - 1
+    place, end, reader = 1, len(packed) - 1, _reader(packed)
     if packed[:1] != "{" or packed[-1:] != "}":
         raise ValueError("no object")
     while place < end:
@@ -145,7 +215,7 @@ def _parts(packed: str) -> Iterable[tuple[str, Json]]:
         if not isinstance(name, str) or packed[place] != ":":
             raise ValueError(f"no name of a part before character {place}")
         start = place + 1
-        _, place = _decoder.raw_decode(packed, start)
+        _, place = reader.raw_decode(packed, start)
         yield name, Json(packed[start:place])
         if place < end and packed[place] != ",":
             raise ValueError(f"no end of a part at character {place}")
@@ -154,6 +224,11 @@ def _parts(packed: str) -> Iterable[tuple[str, Json]]:
 
 def is_long(value: Any) -> bool:
     """Whether a value that is to be stored makes long JSON text. Looks at no more of it than is needed to tell."""
+    return _weight(value, LONG) >= LONG
+
+
+def _weight(value: Any, most: int) -> int:
+    """About how many characters of JSON text a value makes; of one of more than `most`, some number above that."""
     weight, pending = 0, [value]
     while pending:
         item = pending.pop()
@@ -161,17 +236,15 @@ def is_long(value: Any) -> bool:
             weight += len(item)
         elif isinstance(item, dict):
             weight += _ITEM * len(item)
-            pending += item.values() if len(item) * _ITEM < LONG else ()
+            pending += item.values() if len(item) * _ITEM < most else ()
         elif isinstance(item, list | tuple):
             weight += _ITEM * len(item)
-            pending += item if len(item) * _ITEM < LONG else ()
+            pending += item if len(item) * _ITEM < most else ()
         elif hasattr(item, "__dict__") and not isinstance(item, type | Enum):
             pending.append(vars(item))
-        if weight >= LONG:
-            return True
-        if len(pending) > LONG:
-            return True
-    return False
+        if weight >= most:
+            break
+    return weight
 
 
 def _too_deep(value: Any) -> bool:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from agno_docstores.codec import Json
+from agno_docstores.codec import LONG, Json
 from agno_docstores.companions import remove_companions
 from agno_docstores.errors import Conflict, DocstoreError, OwnershipError, SessionNotFoundError
 from agno_docstores.kernel import Kernel
@@ -77,6 +77,11 @@ def run_ref(run_id: str, session_id: str | None = None, order: int | None = None
 def live(run: Stored | None) -> bool:
     """Whether this is a run, and not nothing or the tombstone of one."""
     return run is not None and not run.fields.get("deleted")
+
+
+def is_long_to_read(records: Iterable[Stored]) -> bool:
+    """Whether to make objects of these takes long enough to hold up an event loop."""
+    return sum(len(part.text) for record in records for part in (record.body or {}).values()) >= LONG
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +374,8 @@ class Histories:
 
         async def attempt(fresh: bool) -> Stored | None:
             before = await self._before_write(run_id, session_id, user_id, fresh or look_first)
-            draft = decide(before.run, before.head)
+            long = before.run is not None and is_long_to_read((before.run,))
+            draft = await self.kernel.io.work(long, decide, before.run, before.head)
             if draft is None:
                 return None
             stored = await self._store(run_id, user_id, before, draft)

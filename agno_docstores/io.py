@@ -29,6 +29,27 @@ class Suspended(RuntimeError):
     """A coroutine really suspended under the sync gateway: something in it waits by other means than the gateway."""
 
 
+class _Thread(threading.local):
+    works_beside_loop = False
+
+
+_thread = _Thread()
+
+
+def works_beside_loop() -> bool:
+    """Whether this is a thread in which `Io.work` has something long done beside an event loop. A single call of
+    compiled code holds up the loop from there as well, for as long as it does not let go of the interpreter."""
+    return _thread.works_beside_loop
+
+
+def _beside_loop(fn: Callable[..., T], *args: Any) -> T:
+    _thread.works_beside_loop = True
+    try:
+        return fn(*args)
+    finally:
+        _thread.works_beside_loop = False
+
+
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine that never suspends; raises `Suspended` at once if it does, rather than hang."""
     try:
@@ -202,7 +223,7 @@ class AsyncIo(Io):
             raise
 
     async def work(self, long: bool, fn: Callable[..., T], *args: Any) -> T:
-        return await asyncio.to_thread(fn, *args) if long else fn(*args)
+        return await asyncio.to_thread(_beside_loop, fn, *args) if long else fn(*args)
 
     @asynccontextmanager
     async def lock(self, key: str) -> AsyncIterator[None]:

@@ -522,7 +522,7 @@ class Kernel:
                 renewed = self._over_expired(writes, current)
                 sent_before = unanswered is not None or conflict.resent
                 if renewed is None and sent_before and not any(map(_still_holds, writes, current)):
-                    lost = unanswered or StoreUnavailableError("commit", self.driver.address, "no answer")
+                    lost = unanswered or StoreUnavailableError("commit", self.driver.address(), "no answer")
                     reason = f"{lost.reason}; somebody else has written since, so it may have been done or not"
                     raise StoreUnavailableError(
                         lost.operation, lost.address, reason, maybe_applied=True, retryable=False

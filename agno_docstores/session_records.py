@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from agno.db.utils import deserialize_session
 from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores import chunks
-from agno_docstores.codec import LONG, NULL, Json, is_long
+from agno_docstores.codec import NULL, Json, is_long
 from agno_docstores.domains.listing import equal, label
 from agno_docstores.errors import Conflict, SessionConflictError
 from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
@@ -167,11 +167,6 @@ def changed(session: Stored, body: Mapping[str, Json], **fields: FieldValue) -> 
     """Fields and body of a session's record after a change of some of its content."""
     whole = {**(session.body or {}), **body}
     return derived({**session.fields, **fields, "version": version_of(session) + 1}, whole), whole
-
-
-def is_long_to_read(records: Iterable[Stored]) -> bool:
-    """Whether to make objects of these takes long enough to hold up an event loop."""
-    return sum(len(part.text) for record in records for part in (record.body or {}).values()) >= LONG
 
 
 # --- Listings ---------------------------------------------------------------------------------------------------------

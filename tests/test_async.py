@@ -1,12 +1,15 @@
 """What an async store owes its event loop: it does not hold it up, and a task that is cancelled leaves nothing behind.
 
-How long the loop was held is measured as CPU time of its own thread between two turns of it, which other processes do
-not lengthen; that nothing waits on it otherwise is seen from the turns that it makes meanwhile.
+How long the loop was held is measured as CPU time between two turns of it, which other processes do not lengthen: of
+all threads, for one that works beside the loop holds it up, too, while it does not let go of the interpreter. Without
+the garbage collector, whose time depends on what else the process holds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,10 +17,12 @@ from typing import Any
 import pytest
 from agno.models.message import Message
 
+from agno_docstores.codec import dumps, loads
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.io import AsyncIo, SyncIo
 from tests.faults import places
 
 #: Milliseconds that nothing may hold the loop.
@@ -28,34 +33,35 @@ ASYNC = pytest.mark.cells(
 
 
 class Heartbeat:
-    """Counts the turns of a loop, and the longest CPU time of its thread between two of them, in milliseconds."""
+    """The longest CPU time of the process between two turns of a loop, in milliseconds."""
 
     def __init__(self) -> None:
-        self.turns = 0
         self.longest = 0.0
 
     async def __aenter__(self) -> Heartbeat:
+        gc.collect()
+        gc.disable()
         self._task = asyncio.create_task(self._beat())
         await asyncio.sleep(0)
-        self.turns, self.longest = 0, 0.0
+        self.longest = 0.0
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.sleep(0)
         self._task.cancel()
+        gc.enable()
 
     async def _beat(self) -> None:
-        last = time.thread_time()
+        last = time.process_time()
         while True:
             await asyncio.sleep(0)
-            now = time.thread_time()
-            self.turns += 1
+            now = time.process_time()
             self.longest = max(self.longest, 1000 * (now - last))
-            last = time.thread_time()
+            last = time.process_time()
 
 
 async def held(work: Callable[[], Awaitable[Any]], tries: int = 6) -> float:
-    """How long some work holds the loop: the best of a few tries, for a garbage collection is nobody's fault."""
+    """How long some work holds the loop: the best of a few tries, for a busy machine may have kept the loop waiting."""
     longest = []
     for _ in range(tries):
         async with Heartbeat() as heartbeat:
@@ -81,7 +87,7 @@ async def test_a_long_history_does_not_hold_the_loop(db: Any) -> None:
     session = await db.get_session("s1")
 
     async def cold() -> None:
-        db.clear_cache()
+        await db.clear_cache()
         await db.get_session("s1")
 
     work: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -105,6 +111,41 @@ def large(kind: str) -> Any:
     return [{"id": number, "name": f"name {number}", "values": [number, 0.5, None, True]} for number in range(85_000)]
 
 
+SHAPES: dict[str, Callable[[], Any]] = {
+    "objects": lambda: large("list"),
+    "text": lambda: large("text"),
+    "floats": lambda: [number * 0.123456789 for number in range(250_000)],
+    "a matrix": lambda: [[number * 0.37, number, -number] for number in range(150_000)],
+    "words": lambda: [f"word {number}" for number in range(300_000)],
+    "keys": lambda: {f"key {number}": number for number in range(250_000)},
+    "deep": lambda: functools.reduce(lambda inner, number: {"n": number, "of": [inner]}, range(100), large("list")),
+    "surrogates": lambda: ["\ud800", *large("list")],
+    "an object with a form of its own": lambda: {"list": tuple(large("list")), 7: Message(role="user", content="m")},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+async def test_json_of_megabytes_is_made_and_read_beside_the_loop(shape: str) -> None:
+    value, io = SHAPES[shape](), AsyncIo()
+    text = dumps(value)
+    assert await io.work(True, dumps, value) == text
+    assert await io.work(True, loads, text) == loads(text)
+    found = {
+        "made": round(await held(lambda: io.work(True, dumps, value)), 1),
+        "read": round(await held(lambda: io.work(True, loads, text)), 1),
+    }
+    print(f"\nlongest hold of the loop by {len(text)} characters of {shape}, ms of CPU: {found}")
+    assert max(found.values()) <= MOST, found
+
+
+def test_a_value_that_contains_itself_is_refused_beside_the_loop_as_elsewhere() -> None:
+    value: list[Any] = ["x" * 100_000]
+    value.append({"in": value})
+    for io in (SyncIo(), AsyncIo()):
+        with pytest.raises(ValueError, match="Circular"):
+            asyncio.run(io.work(True, dumps, value))
+
+
 @ASYNC
 @pytest.mark.parametrize("kind", ["text", "list"])
 async def test_a_value_of_megabytes_does_not_hold_the_loop(db: Any, kind: str) -> None:
@@ -114,7 +155,7 @@ async def test_a_value_of_megabytes_does_not_hold_the_loop(db: Any, kind: str) -
     session = agent_session("s2", user_id="u", session_data={"x": value})
 
     async def cold() -> None:
-        db.clear_cache()
+        await db.clear_cache()
         await db.get_session("s1")
 
     work: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -124,6 +165,9 @@ async def test_a_value_of_megabytes_does_not_hold_the_loop(db: Any, kind: str) -
         "read warm": lambda: db.get_session("s1"),
         "save a session": lambda: db.upsert_session(session),
         "read its data": lambda: db.get_session_data("s2"),
+        "replace its data": lambda: db.update_session_data("s2", {"x": value}, mode="overwrite"),
+        "change its data": lambda: db.update_session_data("s2", increment={"n": 1}),
+        "change a run": lambda: db.update_run_in_session("s1", "r1", {"metadata": {"n": 1}}, user_id="u"),
     }
     found = {name: round(await held(one), 1) for name, one in work.items()}
     print(f"\nlongest hold of the loop by 5 MB of {kind}, ms of CPU: {found}")

@@ -1,10 +1,11 @@
 """A server that is stopped and started, or out of reach for a while, under a load: clients keep their handles.
 
 What was acknowledged is there afterwards; what was asked for meanwhile succeeded, or raised `StoreUnavailableError` and
-converges when it is repeated. SecantusDB and DynamoDB Local keep their data in files and are stopped for good, SecantusDB
-also by a kill; DynamoDB Local acknowledges a write before it is in its file, so that a kill takes the last ones of bare
-boto3 too, and says nothing of what the service's clients owe. Google's emulator keeps them in memory (it can write them
-out when it is stopped in good order, which is no crash), so it stays up and every connection to it is broken instead.
+converges when it is repeated. SecantusDB and DynamoDB Local keep their data in files and are stopped for good,
+SecantusDB also by a kill; DynamoDB Local acknowledges a write before it is in its file, so that a kill takes the last
+ones of bare boto3 too, and says nothing of what the service's clients owe. Google's emulator keeps them in memory (it
+can write them out when it is stopped in good order, which is no crash), so it stays up and every connection to it is
+broken instead.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from agno_docstores.history import (
     TOMBSTONE_LIFE,
     Histories,
     RunDraft,
+    is_long_to_read,
     live,
     run_ref,
 )
@@ -37,7 +38,7 @@ from agno_docstores.keys import as_id, check_id, check_time, encodable, text_of
 from agno_docstores.lifetimes import expired_ids
 from agno_docstores.port import Condition, Eq, FieldValue, NotIn, Stored
 from agno_docstores.schema import RUNS
-from agno_docstores.session_records import is_long_to_read, session_name_of
+from agno_docstores.session_records import session_name_of
 
 log = logging.getLogger("agno_docstores")
 
@@ -322,8 +323,8 @@ class Runs:
         check_id("run_id", run_id)
         if fields.get("status") is not None:
             fields = {**fields, "status": canonical_run_status(fields["status"])}
-        Json.of(fields, "fields")
-        data_part = Json.of(session_data, "session_data")
+        await self.kernel.io.work(is_long(fields), Json.of, fields, "fields")
+        data_part = await self.kernel.io.work(is_long(session_data), Json.of, session_data, "session_data")
         outcome = RunPersistOutcome.MISSING
 
         def decide(existing: Stored | None, head: Stored) -> RunDraft | None:

@@ -20,7 +20,7 @@ from agno_docstores.codec import NULL, Json
 from agno_docstores.companions import remove_companions
 from agno_docstores.domains.listing import ascending, between, text
 from agno_docstores.errors import Conflict
-from agno_docstores.history import MARKED, Histories, history_ref, session_ref
+from agno_docstores.history import MARKED, Histories, history_ref, is_long_to_read, session_ref
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
 from agno_docstores.merging import Path, shown
@@ -36,7 +36,6 @@ from agno_docstores.session_records import (
     conflict_over,
     filters,
     insert_session,
-    is_long_to_read,
     marked_head,
     may_replace,
     merged,

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from agno_docstores.codec import NULL, Json
+from agno_docstores.codec import NULL, Json, is_long
 from agno_docstores.errors import (
     Conflict,
     OwnershipError,
@@ -19,7 +19,7 @@ from agno_docstores.errors import (
     SessionNotFoundError,
     StateConditionError,
 )
-from agno_docstores.history import Histories, session_ref
+from agno_docstores.history import Histories, is_long_to_read, session_ref
 from agno_docstores.kernel import Kernel
 from agno_docstores.keys import check_id
 from agno_docstores.merging import MISSING, same, shown
@@ -33,7 +33,6 @@ from agno_docstores.session_records import (
     commit_session,
     conflict_over,
     insert_session,
-    is_long_to_read,
     marked_head,
     may_replace,
     note_reading,
@@ -98,11 +97,12 @@ class State:
             raise ValueError(f'mode must be "incremental" or "overwrite", not {mode!r}')
         if mode == "overwrite" and data is None:
             raise ValueError("mode='overwrite' needs the data that replace what is there")
-        given = Json.of(None if data is None else dict(data), "data").value() or {}
+        long = is_long((data, set, append))
+        given = await self.kernel.io.work(long, lambda: Json.of(None if data is None else dict(data), "data").value())
 
         def change(found: dict[str, Any]) -> dict[str, Any]:
             self._check(session_id, found, when)
-            merged_in = given if mode == "overwrite" else _merged(found, given)
+            merged_in = (given or {}) if mode == "overwrite" else _merged(found, given or {})
             after: dict[str, Any] = Json.of(merged_in).value()  # its own, whatever is changed in it
             for path, value in (set or {}).items():
                 parent, key = _parent(after, path)
@@ -120,7 +120,7 @@ class State:
                 parent[key] = [*there, *values]
             return after
 
-        stored = await self._change(session_id, user_id, change)
+        stored = await self._change(session_id, user_id, change, long)
         return await self._data(stored)
 
     @staticmethod
@@ -141,8 +141,10 @@ class State:
             raise StateConditionError(session_id, unmet, found)
 
     async def _change(
-        self, session_id: str, user_id: str | None, change: Callable[[dict[str, Any]], dict[str, Any]]
+        self, session_id: str, user_id: str | None, change: Callable[[dict[str, Any]], dict[str, Any]], long: bool
     ) -> Stored:
+        """`long`: what is put into the data is, whatever is there."""
+
         async def attempt(fresh: bool) -> Stored:
             known = None if fresh else self.kernel.recent.get(session_ref(session_id))
             session = known if isinstance(known, Stored) and readable(known, user_id) else await self._read(session_id)
@@ -151,12 +153,15 @@ class State:
             if not readable(session, user_id):
                 raise OwnershipError("session", session_id, user_id)
             try:
-                data = await self.kernel.io.work(is_long_to_read((session,)), lambda: change(_data_of(session)))
+                part = await self.kernel.io.work(
+                    long or is_long_to_read((session,)),
+                    lambda: Json.of(change(_data_of(session)), "session_data"),
+                )
             except (StateConditionError, TypeError):
                 if session is known:
                     raise Conflict([session.ref]) from None  # nothing is refused on remembered state
                 raise
-            return await self._write(session, {"session_data": Json.of(data, "session_data")})
+            return await self._write(session, {"session_data": part})
 
         check_id("session_id", session_id)
         return await self.kernel.transact(f"update of session {session_id!r}", attempt)

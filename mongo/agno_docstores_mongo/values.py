@@ -8,14 +8,13 @@ with `ValueError` what neither of them can be (somebody edited the document).
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime
 from typing import Any
 
 from bson.datetime_ms import DatetimeMS
 
-from agno_docstores.codec import Json, dumps
+from agno_docstores.codec import Json, dumps, loads
 from agno_docstores.keys import encodable
 from agno_docstores.port import FieldValue
 
@@ -50,7 +49,7 @@ def decode(value: Any) -> Json:
     """The JSON value of a BSON value in either form. Raises `ValueError`."""
     text = marked(value)
     if text is not None:
-        json.loads(text)
+        loads(text)
         return Json(text)
     try:
         return Json.parsed(value)
@@ -98,7 +97,7 @@ def decode_time(value: Any) -> int | None:
 def _scalar(value: Any) -> str | int | float | bool | None:
     text = marked(value)
     if text is not None:
-        value = json.loads(text)
+        value = loads(text)
     if value is None or isinstance(value, bool | float | str):
         return value
     if isinstance(value, int):
