@@ -88,12 +88,13 @@ def _compared(store: str, sides: dict[str, dict[str, Counts]], floor: dict[str, 
         if a is not None and b is not None and a.value is not None and b.value is not None and not a.requests:
             rows.append([f"{work}: {a.value:,.0f} / {b.value:,.0f}", *[""] * (len(head) - 1)])
             continue
-        row = [work, *(_both(a, b, column) for column in COLUMNS)]
+        silent = a is not None and b is not None and not a.requests and not b.requests  # only its time was taken
+        row = [work, *("-" if silent else _both(a, b, column) for column in COLUMNS)]
         failures = [f"{side}: {one.failure}" for side, one in ((OURS, a), ("Agno's", b)) if one and one.failure]
         if failures:
             row[1] += f" ({'; '.join(failures)})"
         if billed:
-            row.append(_both(a, b, _units))
+            row.append("-" if silent else _both(a, b, _units))
         row += [_ratio(a, b, "cpu"), _ratio(a, b, "seconds"), _ratio(floor.get(work), a, "seconds")]
         rows.append(row)
     return _table(head, rows)
