@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from collections import Counter
 from collections.abc import Awaitable as Coroutine
 from collections.abc import Callable
 from contextlib import suppress
@@ -487,6 +488,37 @@ async def test_a_body_that_is_not_all_there_is_an_error_never_a_part(cell: Any, 
         await db.get_user_memory("m")
     assert (caught.value.kind, caught.value.id) == ("memories", "m")
     assert (await db.get_session("s1")).session_data == {"x": text("old")}, "the others are not concerned"
+
+
+async def test_chunks_that_are_seen_later_than_their_head_are_waited_for(
+    cell: Any, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with DynamoDB's `consistent_reads=False`: each piece is there, and a read of it may be answered from a place
+    # where it is not yet, or, of a value that was overwritten, the head from where it is still the old one.
+    db = opened(cell, storage)
+    await prepared(db)
+    old_head = await kernel_of(db).driver.get(Ref("memories", "m"))
+    await db.upsert_user_memory(UserMemory(memory_id="m", memory=text("new"), user_id="u"))
+    driver, seen = db.raw._engine.driver, Counter[str]()
+    read = driver.get_many
+
+    async def late(refs: Any) -> Any:
+        found = list(await read(refs))
+        for number, ref in enumerate(refs):
+            seen[ref.kind] += 1
+            if ref.kind == "chunks" and seen[ref.kind] <= 2:
+                found[number] = None
+            if ref == old_head.ref and seen[ref.kind] == 1:
+                found[number] = old_head
+        return found
+
+    async def late_one(ref: Any) -> Any:
+        return (await late([ref]))[0]
+
+    monkeypatch.setattr(driver, "get_many", late)
+    monkeypatch.setattr(driver, "get", late_one)
+    memory = await db.get_user_memory("m")
+    assert memory.memory == text("new") and seen["memories"] > 1 and seen["chunks"] > 2
 
 
 async def test_what_is_over_the_limit_is_refused_before_anything_is_written(cell: Any, storage: str) -> None:
