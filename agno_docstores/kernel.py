@@ -58,7 +58,10 @@ T = TypeVar("T")
 P = ParamSpec("P")
 About = TypeVar("About")
 
-UNAVAILABLE_ATTEMPTS = 5  # of one operation against a store that throttles or drops connections
+#: Seconds before each further attempt of one operation against a store that throttles or drops connections, of each a
+#: random part: most of such trouble passes in milliseconds, and a partition that has become too hot in a few seconds.
+PATIENCE = (0.05, 0.2, 0.8, 3.2)
+UNAVAILABLE_ATTEMPTS = len(PATIENCE) + 1
 CONFLICT_ATTEMPTS = 40  # of one transaction against other writers
 BACKOFF, BACKOFF_CAP = 0.02, 0.5  # seconds; each wait is a random part of min(cap, BACKOFF * 2**n)
 WRITE_BATCH = 500  # writes handed to a driver at once
@@ -704,7 +707,7 @@ class Kernel:
         if not error.retryable or attempt + 1 >= UNAVAILABLE_ATTEMPTS:
             error.retryable = False
             raise error
-        await self.back_off(attempt)
+        await self.io.sleep(self.io.jitter() * PATIENCE[attempt])
 
     async def back_off(self, attempt: int) -> None:
         """Wait a while of random length before another attempt, the longer the more there were."""

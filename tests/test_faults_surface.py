@@ -379,7 +379,8 @@ SYNC_ONLY = {
 } | {"get_dependents", "get_links", "set_current_version"}
 #: What goes on with the rest when something fails, and reports all that failed.
 REPORTING = {"purge_user", "sweep"}
-ATTEMPTS, WAITED = 5, 0.3  # of one operation of the driver's against a store that does not answer; seconds between them
+#: Of one operation of the driver's against a store that does not answer: attempts, and seconds between them.
+ATTEMPTS, WAITED = 5, 4.25
 #: Methods that go on after an operation that failed, and with how many: `purge_user` with each kind of record, `sweep`
 #: with what is no session; metrics are read although they could not be brought up to date. The others ask for several
 #: things at once: a user's contents and the shared ones, jobs that wait and jobs whose worker is lost.
