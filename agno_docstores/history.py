@@ -105,6 +105,8 @@ class Before:
     head: Stored
     session: Stored | None
     existing: Stored | None
+    #: The head of another history that is there, where `existing` is a tombstone of that.
+    left: Stored | None = None
 
     @property
     def is_own(self) -> bool:
@@ -130,6 +132,7 @@ class CachedHistory:
     runs: dict[str, Stored]
     checked_at: int
     size: int
+    epoch: int = 0
 
     def ordered(self) -> list[Stored]:
         return sorted(self.runs.values(), key=_position)
@@ -283,7 +286,7 @@ class Histories:
 
     def _known(self, session_id: str, head: Stored) -> CachedHistory | None:
         known = self._cache.get(session_id)
-        if known is None or known.incarnation != head.fields.get("incarnation"):
+        if known is None or known.incarnation != head.fields.get("incarnation") or known.epoch != _int(head, "epoch"):
             return None
         if known.checked_at + CACHE_LIFE < self.kernel.now() or known.believed > _int(head, "revision"):
             return None
@@ -299,7 +302,9 @@ class Histories:
             if live(run):
                 runs[run.ref.id] = run
                 size += _size(run)
-        return CachedHistory(known.incarnation, self._believed(known, own, head), runs, self.kernel.now(), size)
+        return replace(
+            known, believed=self._believed(known, own, head), runs=runs, checked_at=self.kernel.now(), size=size
+        )
 
     def _believed(self, known: CachedHistory, changed: list[Stored], head: Stored) -> int:
         """Up to which revision nothing can be missing, `changed` having been read after `head`."""
@@ -406,14 +411,17 @@ class Histories:
             session = more[0] if more else None
             self.kernel.recent.note(history_ref(session_id), head)
         home = str(existing.fields["session_id"]) if existing is not None and live(existing) else session_id
-        elsewhere, session_id = home != session_id, home
+        elsewhere, session_id, left = home != session_id, home, None
         if elsewhere:
             session, head = await self.heads(session_id)
         elif existing is not None and existing.fields["session_id"] != session_id:
-            # A tombstone, from which other processes learn of the deletion: nobody else may take it away.
+            # A tombstone, from which other processes learn of the deletion: nobody else may take it away, and whoever
+            # may has them read that history anew.
             _, left = await self.heads(str(existing.fields["session_id"]))
             if left is not None and not _owned_or_free(left, user_id):
                 raise OwnershipError("run", run_id, user_id)
+            if left is not None and left.fields["incarnation"] != existing.fields.get("incarnation"):
+                left = None  # begun anew since, and never had that run
         if head is None or head.fields.get("deleting"):
             raise SessionNotFoundError(session_id)
         if self._is_mortal(head):
@@ -425,7 +433,7 @@ class Histories:
         if not self._may_write(head, user_id):
             # Of another's run it is not told which session it is in.
             raise OwnershipError(*(("run", run_id) if elsewhere else ("session", session_id)), user_id)
-        before = Before(session_id, head, session if isinstance(session, Stored) else None, existing)
+        before = Before(session_id, head, session if isinstance(session, Stored) else None, existing, left)
         if before.run is not None and not _owned_or_free(before.run, user_id):
             raise OwnershipError("run", run_id, user_id)
         return before
@@ -475,12 +483,13 @@ class Histories:
         session = await self._session_change(before, draft, expires_at)
         first = session is not None and before.session is not None and before.session.expires_at is None
         due = [self.reminder(session_id, expires_at)] if expires_at is not None and first else []
+        away = [self._without_tombstone(before.left)] if before.left is not None else []
         if atomic:
             own = [put, Put(history_ref(session_id), after.fields, {}, head.rev)]
-            revs = await self.kernel.commit([*own, *([session] if session is not None else []), *due])
+            revs = await self.kernel.commit([*own, *([session] if session is not None else []), *due, *away])
             head_rev, session_rev = revs[1], revs[2] if session is not None else None
         else:
-            for write in due:
+            for write in (*due, *away):
                 await self.kernel.commit([write])
             session_rev = (await self.kernel.commit([session]))[0] if session is not None else None
             revs, head_rev = await self.kernel.commit([put]), None
@@ -496,6 +505,11 @@ class Histories:
         stored = Stored(put.ref, rev, dict(fields), {"run_data": draft.run_data}, draft.expires_at)
         self._note_write(session_id, replace(after, rev=head_rev or after.rev), stored)
         return stored
+
+    @staticmethod
+    def _without_tombstone(head: Stored) -> Put:
+        """Another history, of which a tombstone is taken away: caches that have not seen it are to be read anew."""
+        return Put(head.ref, {**head.fields, "epoch": _int(head, "epoch") + 1}, {}, head.rev)
 
     async def _session_change(self, before: Before, draft: RunDraft, expires_at: int | None) -> Put | Touch | None:
         """What becomes of the session's own record with a run: its content where the draft says so, its expiry, or
@@ -601,7 +615,8 @@ class Histories:
         if live(run):
             runs[run.ref.id] = run
             size += _size(run)
-        self._remember(session_id, CachedHistory(known.incarnation, known.believed + 1, runs, self.kernel.now(), size))
+        seen = replace(known, believed=known.believed + 1, runs=runs, checked_at=self.kernel.now(), size=size)
+        self._remember(session_id, seen)
 
     async def in_flight(self, session_id: str, head: Stored) -> bool:
         """Whether a run may have taken a revision that is not stored yet. Always False where commits are atomic."""
@@ -712,7 +727,7 @@ def fresh_head(user_id: str | None, incarnation: str) -> dict[str, FieldValue]:
 
 
 def _nothing_of(head: Stored) -> CachedHistory:
-    return CachedHistory(str(head.fields["incarnation"]), 0, {}, 0, 0)
+    return CachedHistory(str(head.fields["incarnation"]), 0, {}, 0, 0, _int(head, "epoch"))
 
 
 def _pages(count: int, first: int) -> Iterator[tuple[int, int]]:

@@ -73,6 +73,7 @@ HISTORIES = Kind(
         "uncounted",  # True: something changed since the metrics counted this session; else null
         "mortal",  # True: the session has, or had, an expiry, and a reminder
         "ended_at",  # of what is being removed: microseconds since the epoch at which the session ended
+        "epoch",  # counts the tombstones that were taken away early: what a cache holds of an earlier one is stale
     ),
     indexes=(Index("uncounted", ("uncounted",), "incarnation", spread=True),),
     within="sessions",

@@ -51,6 +51,23 @@ async def test_another_handle_sees_a_deleted_run(db: Any, another: Callable[[], 
     assert await run_ids(other) == ["r1", "r3", "r2"]
 
 
+async def test_another_handle_sees_that_a_deleted_run_has_begun_anew_elsewhere(db: Any, another: Any) -> None:
+    other = another()
+    for session_id in ("s1", "s2"):
+        await db.upsert_session(agent_session(session_id, user_id="u"))
+    for run_id in ("r1", "r2"):
+        await db.upsert_run(run_of(run_id, status="COMPLETED"), "s1", "u")
+    assert await run_ids(other, "s1") == ["r1", "r2"] and await run_ids(other, "s2") == []
+    await db.delete_run("r1")
+    await db.upsert_run(run_of("r1", status="COMPLETED"), "s2", "u")
+    for handle in (other, db):
+        assert await run_ids(handle, "s1") == ["r2"] and await run_ids(handle, "s2") == ["r1"]
+        assert [run.run_id for run in (await handle.get_session("s1")).runs] == ["r2"]
+    await other.upsert_run(run_of("r3", status="COMPLETED"), "s1", "u")
+    for handle in (other, db):
+        assert await run_ids(handle, "s1") == ["r2", "r3"]
+
+
 async def test_another_handle_sees_a_cancelled_run(db: Any, another: Callable[[], Any]) -> None:
     other = another()
     await db.upsert_session(agent_session())
