@@ -160,6 +160,7 @@ def test_documents_look_like_this(docstore: Any, driver: Driver, raw: Any) -> No
             "uncounted": True,
             "mortal": None,
             "ended_at": None,
+            "epoch": None,
         },
     }
     found = raw["agno_runs"].find_one({"_id": "r1"})
@@ -305,6 +306,7 @@ def test_a_session_and_its_history_come_and_go_without_each_other(driver: Driver
             "uncounted": None,
             "mortal": None,
             "ended_at": None,
+            "epoch": None,
             "_rev": "2",
         },
     }
