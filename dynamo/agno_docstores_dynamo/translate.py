@@ -70,8 +70,8 @@ class OversizeError(StoreError):
 class ConditionFailed(Conflict):
     """The condition of a single write did not hold. `item`: what was there, if that was asked for and there was any."""
 
-    def __init__(self, item: Item | None, *, resent: bool = False) -> None:
-        super().__init__(resent=resent)
+    def __init__(self, item: Item | None) -> None:
+        super().__init__()
         self.item = item
 
 
@@ -95,7 +95,14 @@ class Translator:
 
     def __call__(self, operation: str, error: Exception) -> Exception | None:
         if isinstance(error, boto.ClientError):
-            return self._answered(operation, error)
+            told = self._answered(operation, error)
+            if error.response.get("ResponseMetadata", {}).get("RetryAttempts"):
+                # The answer is to the last time that it was sent, and an earlier one may have been applied.
+                if isinstance(told, Conflict):
+                    told.resent = True
+                elif isinstance(told, StoreUnavailableError):
+                    told.maybe_applied = True
+            return told
         if isinstance(error, UNREACHABLE):
             # What cannot be mended by waiting, or what the client has waited for already, is not tried again.
             retryable = not self.resends and not isinstance(error, boto.SSLError)
@@ -122,15 +129,14 @@ class Translator:
     def _answered(self, operation: str, error: Any) -> Exception:
         details = error.response.get("Error") or {}
         code, message = str(details.get("Code", "")), str(details.get("Message", ""))
-        metadata = error.response.get("ResponseMetadata") or {}
-        status, resent = metadata.get("HTTPStatusCode") or 0, bool(metadata.get("RetryAttempts"))
+        status = (error.response.get("ResponseMetadata") or {}).get("HTTPStatusCode") or 0
         reason = f"{code}: {message}"
         if code == "ConditionalCheckFailedException":
-            return ConditionFailed(error.response.get("Item"), resent=resent)
+            return ConditionFailed(error.response.get("Item"))
         if code == "TransactionCanceledException":
-            return self._cancelled(operation, error.response.get("CancellationReasons") or [], reason, resent)
+            return self._cancelled(operation, error.response.get("CancellationReasons") or [], reason)
         if code == "TransactionConflictException":
-            return Cancelled({}, contended=True, resent=resent)
+            return Cancelled({}, contended=True)
         if code == "ResourceNotFoundException":
             return StorageMissingError(operation, self.address, reason)
         if code == "ResourceInUseException":
@@ -144,14 +150,14 @@ class Translator:
             error.args, details["Message"] = (reason,), reason
             return StoreError(operation, self.address, reason)
         if code in THROTTLED:
-            return StoreUnavailableError(operation, self.address, reason, maybe_applied=resent)
+            return StoreUnavailableError(operation, self.address, reason)
         if code in UNCERTAIN or status >= 500:
             return StoreUnavailableError(operation, self.address, reason, maybe_applied=True)
         if code == "ValidationException" and "item size" in message.lower():
             return OversizeError(operation, self.address, reason)
         return StoreError(operation, self.address, reason)
 
-    def _cancelled(self, operation: str, reasons: list[dict[str, Any]], text: str, resent: bool) -> Exception:
+    def _cancelled(self, operation: str, reasons: list[dict[str, Any]], text: str) -> Exception:
         codes = [str(reason.get("Code")) for reason in reasons]
         for reason, code in zip(reasons, codes, strict=True):
             if code == "ValidationError":
@@ -164,7 +170,7 @@ class Translator:
         failed = {i: reasons[i].get("Item") for i, code in enumerate(codes) if code == "ConditionalCheckFailed"}
         contended = "TransactionConflict" in codes
         if failed or contended:
-            return Cancelled(failed, contended=contended, resent=resent)
+            return Cancelled(failed, contended=contended)
         if any(code in THROTTLED for code in codes):
-            return StoreUnavailableError(operation, self.address, text, maybe_applied=resent)
+            return StoreUnavailableError(operation, self.address, text)
         return StoreError(operation, self.address, text)
