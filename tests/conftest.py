@@ -17,6 +17,7 @@ from typing import Any
 
 import botocore.loaders
 import pytest
+from sqlalchemy import Engine, event
 
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.port import Driver
@@ -37,6 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 # Reading a service's model takes the SDK longer than most tests take; one loader keeps what it has read.
 botocore.loaders.create_loader = functools.cache(botocore.loaders.create_loader)
+
+
+@event.listens_for(Engine, "connect")
+def _without_fsync(connection: Any, record: Any) -> None:
+    """No test cuts the power of Agno's SqliteDb, whose files live no longer than a test."""
+    if "sqlite" in type(connection).__module__:
+        connection.execute("PRAGMA synchronous = OFF")
 
 
 def pytest_configure(config: pytest.Config) -> None:
