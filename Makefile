@@ -18,7 +18,7 @@ JOBS ?= 3
 .venv/.synced: uv.lock pyproject.toml mongo/pyproject.toml dynamo/pyproject.toml firestore/pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name it with make PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/uv || { $(PYTHON) -m venv --clear .venv && $(BIN)/python -m pip install --quiet uv; }
-	$(BIN)/uv sync --frozen
+	$(BIN)/uv sync --frozen --compile-bytecode
 	@touch $@
 
 demo: .venv/.synced ## a real agent in each store, resumed by another process
