@@ -59,9 +59,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     """The collected tests and what was imported for them, millions of objects, stay to the end: the garbage collector
-    is not to go through them again and again, which took a third of a worker's time."""
+    is not to go through them again and again, which took a third of a worker's time. What tests make besides, some
+    AgentOS with all their models among it, it goes through less often than it would."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5_000, 20, 20)
 
 
 @pytest.fixture
