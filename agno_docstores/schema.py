@@ -343,7 +343,8 @@ SCHEDULES = Kind(
         "name",
         "unique_name",  # owner and name: a name is an owner's once, and nobody's once
         "enabled",
-        "due_at",  # next_run_at of an enabled schedule, else null: what is looked through for work
+        "queue",  # which of those that are looked through for work an enabled one is in: "waiting" or "claimed"
+        "due_at",  # its place there, epoch seconds: when it runs next, or when it was locked
         "next_run_at",
         "locked_by",
         "locked_at",
@@ -361,9 +362,9 @@ SCHEDULES = Kind(
         Index("target_created", ("target_id",), "created_at"),
         Index("endpoint_created", ("endpoint",), "created_at"),
         Index("all_created", (), "created_at"),
-        Index("due", (), "due_at"),
+        Index("queue_due", ("queue",), "due_at", spread=True),
     ),
-    volatile=frozenset({"next_run_at", "locked_by", "locked_at", "updated_at"}),
+    volatile=frozenset({"due_at", "next_run_at", "locked_by", "locked_at", "updated_at"}),
     unique=("unique_name",),
     claims="schedules_claims",
 )

@@ -230,6 +230,30 @@ async def test_what_has_been_due_longest_is_claimed_first_and_once(db: Any) -> N
     assert inspect.signature(db.raw.release_schedule).parameters.keys() >= {"worker_id", "locked_at"}
 
 
+async def test_a_lock_that_has_run_out_is_taken_over_in_its_turn(db: Any) -> None:
+    now = int(time.time())
+    for row in (
+        schedule_of("waits", next_run_at=T0 + 5),
+        schedule_of("left", next_run_at=T0, locked_by="gone", locked_at=now - 400),
+        schedule_of("left later", next_run_at=T0 + 9, locked_by="gone", locked_at=now - 500),
+        schedule_of("at work", next_run_at=T0 - 1, locked_by="busy", locked_at=now - 200),
+        schedule_of("put off", next_run_at=now + 900, locked_by="gone", locked_at=now - 600),
+        schedule_of("for ever", next_run_at=T0 - 2, locked_by="odd", locked_at=None),
+        schedule_of("off", next_run_at=T0 - 3, locked_by="gone", locked_at=now - 700, enabled=False),
+        schedule_of("marked", next_run_at=T0 + 7, locked_by=None, locked_at=now),
+    ):
+        await db.create_schedule(row)
+    claimed = [await db.claim_due_schedule("w") for _ in range(4)]
+    assert [(row["id"], row["locked_by"]) for row in claimed] == [
+        ("left", "w"),
+        ("waits", "w"),
+        ("marked", "w"),
+        ("left later", "w"),
+    ]
+    assert await db.claim_due_schedule("w") is None
+    assert (await db.claim_due_schedule("w", lock_grace_seconds=100))["id"] == "at work"
+
+
 async def test_of_twenty_workers_each_due_schedule_has_one(db: Any, another: Callable[[], Any]) -> None:
     handles = [db.raw, another().raw]
     for number in range(3):

@@ -41,9 +41,17 @@ def _name_of(user_id: Any, name: Any) -> str:
 
 
 def _derived(row: Row) -> Mapping[str, FieldValue]:
-    due = row["next_run_at"] if row["enabled"] else None
+    queue: str | None
+    if not row["enabled"] or row["next_run_at"] is None:
+        queue, due = None, None
+    elif row["locked_by"] is None:
+        queue, due = "waiting", row["next_run_at"]
+    else:
+        # Apart, so that no claim has to look through what others are at work on.
+        queue, due = "claimed", row["locked_at"]
     return {
         "unique_name": _name_of(row["user_id"], row["name"]),
+        "queue": queue,
         "due_at": due,
         "endpoint": str(row["endpoint"]).rstrip("/"),
     }
@@ -230,27 +238,33 @@ class Schedules:
         """Claim the schedule that has been due longest, enabled, and not locked, or locked longer ago than the grace;
         the row as claimed, None if there is none, or others were faster.
 
-        Of any number of workers one gets it: the conditions are checked again in the step that takes the lock. Raises
-        on a failed read: that is not "nothing due". 2 requests (DynamoDB: one for each shard of the index, and 2), and
-        one more for each schedule that another worker took first.
+        Of any number of workers one gets it: the conditions are checked again in the step that takes the lock. Of more
+        than 20 whose locks have run out, those locked longest ago are looked at first. Raises on a failed read: that is
+        not "nothing due". 3 requests, whatever is locked or due later (DynamoDB: two for each of the `listing_shards`,
+        and 1), and one more for each schedule that another worker took first.
         """
         now = self.kernel.now()
-        query = Query(SCHEDULES, (Range("due_at", None, now),), "due_at")
-        cursor: Any = None
-        while True:
-            found, cursor = await self.kernel.stretch(query, cursor, CANDIDATES)
-            for stored in found:
-                row = SCHEDULE_TABLE.row(stored)
-                if row["locked_by"] is not None and as_int(row["locked_at"]) > now - lock_grace_seconds:
-                    continue
+        pending: list[tuple[Query, Any]] = [
+            (Query(SCHEDULES, (Eq("queue", queue), Range("due_at", None, until)), "due_at"), None)
+            for queue, until in (("waiting", now), ("claimed", now - lock_grace_seconds))
+        ]
+        while pending:
+            pages = await self.kernel.io.gather(
+                *(self.kernel.stretch(query, cursor, CANDIDATES) for query, cursor in pending)
+            )
+            candidates = [(SCHEDULE_TABLE.row(stored), stored) for found, _ in pages for stored in found]
+            due = [(row, stored) for row, stored in candidates if _claimable(row, now, lock_grace_seconds)]
+            for row, stored in sorted(due, key=lambda one: (as_int(one[0]["next_run_at"]), one[1].ref.id)):
                 claimed = {**row, "locked_by": worker_id, "locked_at": now}
                 try:
                     await self.kernel.commit([SCHEDULE_TABLE.put(claimed, stored.rev)])
                 except Conflict:
                     continue
                 return claimed
-            if cursor is None:
-                return None
+            pending = [
+                (query, cursor) for (query, _), (_, cursor) in zip(pending, pages, strict=True) if cursor is not None
+            ]
+        return None
 
     async def release_schedule(
         self,
@@ -351,6 +365,13 @@ class Schedules:
 
 def _owned(row: Row, user_id: Any) -> bool:
     return user_id is None or row["user_id"] == owner(user_id)
+
+
+def _claimable(row: Row, now: int, grace: int) -> bool:
+    """Whether a schedule is due and free: an index may be late, and one that is locked may have been put off."""
+    if not row["enabled"] or row["next_run_at"] is None or as_int(row["next_run_at"]) > now:
+        return False
+    return row["locked_by"] is None or (row["locked_at"] is not None and as_int(row["locked_at"]) <= now - grace)
 
 
 async def aimed_at(kernel: Kernel, target_type: str, target_id: str) -> list[Stored]:
