@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, Self, cast
 
 from agno.db.base import AsyncBaseDb, BaseDb
 
@@ -538,8 +540,35 @@ class Docstore(BaseDb):
     cleanup_jobs = blocking(Jobs.cleanup_jobs)
 
 
+class Heartbeat:
+    """What AgentOS's queue says through, from a thread of its own, that a worker is alive: a blocking handle, since no
+    event loop runs there between two beats, which clients of an event loop do not bear. AgentOS looks at the name of
+    the table, and disposes of what it takes for an SQL engine."""
+
+    def __init__(self, db: Docstore) -> None:
+        self._db = db
+        self.job_table_name = db.job_table_name
+        self.heartbeat_jobs = db.heartbeat_jobs
+        self.db_engine = self
+
+    async def dispose(self) -> None:
+        self._db.close()
+
+
+_ADDRESS = "agno-docstores:"
+_ADDRESSED: weakref.WeakValueDictionary[str, AsyncDocstore] = weakref.WeakValueDictionary()
+
+
 class AsyncDocstore(AsyncBaseDb):
     """Base of the async document stores."""
+
+    def __new__(cls, *args: Any, **arguments: Any) -> Self:
+        url = arguments.get("db_url")
+        if isinstance(url, str) and url.startswith(_ADDRESS):
+            # AgentOS, which makes a second handle of `db_url` to beat the heart of its queue. Not being of this class,
+            # what it gets is not initialized again.
+            return cast(Self, _ADDRESSED[url]._heartbeat())
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -548,8 +577,10 @@ class AsyncDocstore(AsyncBaseDb):
         identity: tuple[str, ...],
         naming: Naming = _as_named,
         settings: Mapping[str, Any] | None = None,
+        blocking: Callable[..., Docstore] | None = None,
         **options: Any,
     ) -> None:
+        """`blocking`: makes a blocking handle on the same data, where the connection allows for one."""
         tables, others = split(options)
         accepted = {name: value for name, value in tables.items() if name not in NOT_ON_ASYNC}
         AsyncBaseDb.__init__(self, id=others.get("id"), **accepted)
@@ -558,6 +589,23 @@ class AsyncDocstore(AsyncBaseDb):
         self._engine = _engine(self, make_driver, naming, tables, others)
         self._settings = dict(settings or {})
         self.id = others.get("id") or store_id(self._engine.driver.store, identity)
+        # No second timer, and nothing kept: it is for the queue only.
+        self._blocking = blocking and partial(blocking, **{**options, "session_config": None, "cache_bytes": 0})
+
+    @property
+    def db_url(self) -> str | None:
+        """The name by which AgentOS opens this handle's data a second time, from the thread in which the durable queue
+        says that it is alive; good in this process, while this handle lives. None if this handle was given a client
+        that is bound to an event loop: then the queue beats on that loop, and AgentOS warns."""
+        if self._blocking is None:
+            return None
+        url = f"{_ADDRESS}{self.id}/{id(self):x}"
+        _ADDRESSED[url] = self
+        return url
+
+    def _heartbeat(self) -> Heartbeat:
+        assert self._blocking is not None
+        return Heartbeat(self._blocking())
 
     @property
     def io(self) -> Io:

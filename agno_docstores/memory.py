@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Unpack
 
@@ -421,6 +422,7 @@ class AsyncMemoryDocstore(AsyncDocstore):
         super().__init__(
             lambda kinds, tables: MemoryDriver(AsyncIo(), kinds, tables, self.store),
             identity=("memory", str(options.get("id") or self.store.name)),
+            blocking=partial(MemoryDocstore, store=self.store),
             **options,
         )
 

@@ -11,6 +11,7 @@ import itertools
 import json
 import random
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,7 @@ from agno.agent import Agent
 from agno.job_queue import QueueConfig
 from agno.job_queue.store import InMemoryQueueStore
 from agno.os import AgentOS
+from agno.os.job_queue import QueueWorker
 from agno.tools import tool
 
 from agno_docstores import MemoryDocstore
@@ -644,3 +646,34 @@ async def test_agentos_runs_its_background_work_through_the_queue(db: Any) -> No
         assert {job["id"] for job in listed["data"]} == {run["run_id"] for run in runs}
         assert [job["attempt"] for job in listed["data"]] == [1, 1, 1] and listed["meta"]["total_count"] == 3
         assert (await client.post(f"/queue/jobs/{pilot['run_id']}/requeue")).status_code == 400
+
+
+@pytest.mark.cells("memory-async", "mongo-async-secantus", "dynamo-async-local", "dynamo-threads-local",
+                   "firestore-async-google", "firestore-async-embedded")  # fmt: skip
+@pytest.mark.usefixtures("quiet")
+async def test_the_heart_of_a_queue_beats_while_a_run_holds_the_loop(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[str] = []
+    for level in ("warning", "error"):
+        monkeypatch.setattr(f"agno.os.job_queue.log_{level}", complaints.append)
+    await enqueue(db, "j", available_at=0, created_at=0)
+    # A second for a beat, which is a third of the grace.
+    config = QueueConfig(durable=True, lock_grace_seconds=3, poll_interval=60)
+    worker = QueueWorker(db.raw, lambda *_: None, config, worker_id="w", stop_timeout=1)
+    await worker.start()
+    try:
+        claimed = await db.claim_job("w")
+        worker._in_flight["j"] = asyncio.create_task(asyncio.sleep(60))
+        with contextlib.closing(db.raw._blocking()) as elsewhere:
+            held = time.monotonic() + 30
+            while elsewhere.get_job("j")["locked_at"] == claimed["locked_at"] and time.monotonic() < held:
+                time.sleep(0.05)  # noqa: ASYNC251 - holding the loop is what this is about
+            assert elsewhere.get_job("j")["locked_at"] > claimed["locked_at"]
+    finally:
+        worker._in_flight.pop("j").cancel()
+        await worker.stop()
+    assert not complaints
+
+
+@pytest.mark.cells("mongo-motor-secantus")
+async def test_a_client_of_an_event_loop_beats_there(db: Any) -> None:
+    assert db.raw.db_url is None

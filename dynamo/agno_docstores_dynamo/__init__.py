@@ -145,11 +145,17 @@ class AsyncDynamoDocstore(AsyncDocstore):
         else:
             connection = Blocking(self._connect, translate, in_worker=True)
         shards = {"listing_shards": listing_shards, "component_shards": component_shards}
+        connected = {name: getattr(self._connect, name) for name in self._connect.given()}
+        if db_client is not None:
+            connected["db_client"] = db_client
+        layout: dict[str, Any] = {"table_name": table_name, "compress": compress, "consistent_reads": consistent_reads, **shards}
+        blocking = partial(DynamoDocstore, **connected, **layout)
         super().__init__(
             partial(_driver, io, connection, location, table_name, compress, consistent_reads, shards),
             identity=("dynamo", table_name, location.identity),
             naming=_naming(table_name),
             settings=_settings(self._connect, location, table_name, compress, consistent_reads, shards),
+            blocking=None if db_client is not None and native else blocking,
             **options,
         )
 

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Unpack
 
 from google.cloud import firestore
@@ -75,11 +76,20 @@ class AsyncFirestoreDocstore(AsyncDocstore):
         **options: Unpack[StoreOptions],
     ) -> None:
         clients = Clients(firestore.AsyncClient, db_client, project_id, database, credentials)
+        blocking = partial(
+            FirestoreDocstore,
+            project_id=project_id,
+            database=database,
+            credentials=credentials,
+            collection_prefix=collection_prefix,
+            compress=compress,
+        )
         super().__init__(
             _driver(AsyncIo(), clients, compress),
             identity=_identity(clients, collection_prefix),
             naming=_naming(collection_prefix),
             settings=_settings(clients, collection_prefix, compress),
+            blocking=None if db_client is not None else blocking,
             **options,
         )
 

@@ -62,6 +62,7 @@ class AsyncMongoDocstore(AsyncDocstore):
             lambda kinds, tables: MongoDriver(AsyncIo(partial(translate, str(place))), kinds, tables, own, place),
             identity=place.identity,
             settings=settings(db_url, db_name),
+            blocking=partial(MongoDocstore, db_url=db_url, db_name=db_name) if db_url is not None else None,
             **options,
         )
 
