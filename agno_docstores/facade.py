@@ -11,7 +11,6 @@ import shlex
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self, cast
 
 from agno.db.base import AsyncBaseDb, BaseDb
@@ -559,6 +558,12 @@ _ADDRESS = "agno-docstores:"
 _ADDRESSED: weakref.WeakValueDictionary[str, AsyncDocstore] = weakref.WeakValueDictionary()
 
 
+def _for_the_queue(blocking: Callable[..., Docstore], options: Mapping[str, Any]) -> Callable[[], Docstore]:
+    """Makes the handle of a heartbeat: without a second timer, and keeping nothing. A function, because it holds what
+    the connection is made with, which nobody is to be told."""
+    return lambda: blocking(**{**options, "session_config": None, "cache_bytes": 0})
+
+
 class AsyncDocstore(AsyncBaseDb):
     """Base of the async document stores."""
 
@@ -589,8 +594,7 @@ class AsyncDocstore(AsyncBaseDb):
         self._engine = _engine(self, make_driver, naming, tables, others)
         self._settings = dict(settings or {})
         self.id = others.get("id") or store_id(self._engine.driver.store, identity)
-        # No second timer, and nothing kept: it is for the queue only.
-        self._blocking = blocking and partial(blocking, **{**options, "session_config": None, "cache_bytes": 0})
+        self._blocking = None if blocking is None else _for_the_queue(blocking, options)
 
     @property
     def db_url(self) -> str | None:

@@ -666,7 +666,7 @@ async def test_the_heart_of_a_queue_beats_while_a_run_holds_the_loop(db: Any, mo
         with contextlib.closing(db.raw._blocking()) as elsewhere:
             held = time.monotonic() + 30
             while elsewhere.get_job("j")["locked_at"] == claimed["locked_at"] and time.monotonic() < held:
-                time.sleep(0.05)  # noqa: ASYNC251 - holding the loop is what this is about
+                time.sleep(0.05)  # holding the loop
             assert elsewhere.get_job("j")["locked_at"] > claimed["locked_at"]
     finally:
         worker._in_flight.pop("j").cancel()

@@ -148,8 +148,8 @@ class AsyncDynamoDocstore(AsyncDocstore):
         connected = {name: getattr(self._connect, name) for name in self._connect.given()}
         if db_client is not None:
             connected["db_client"] = db_client
-        layout: dict[str, Any] = {"table_name": table_name, "compress": compress, "consistent_reads": consistent_reads, **shards}
-        blocking = partial(DynamoDocstore, **connected, **layout)
+        kept: dict[str, Any] = {"compress": compress, "consistent_reads": consistent_reads, **shards}
+        blocking = partial(DynamoDocstore, table_name=table_name, **connected, **kept)
         super().__init__(
             partial(_driver, io, connection, location, table_name, compress, consistent_reads, shards),
             identity=("dynamo", table_name, location.identity),
