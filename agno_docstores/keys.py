@@ -80,6 +80,18 @@ def digest(text: str, size: int = 32) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:size]
 
 
+def shard(id: str, shards: int) -> int:
+    """Which of so many shards an id is dealt to. By its hash, so each gets as many as the others, nearly."""
+    return int(digest(id, 8), 16) % shards
+
+
+def share(wanted: int, shards: int) -> int:
+    """How many of the next `wanted` records of all shards are in one, at the most: as many as on average, and three
+    standard deviations, so that few readers need a second look."""
+    average = wanted / shards
+    return min(wanted, math.ceil(average + 3 * math.sqrt(average * (1 - 1 / shards))))
+
+
 def fit(text: str, limit: int) -> str:
     """The text if it takes at most `limit` bytes, else its beginning and a digest of the whole. A text that ends as
     such a digest does is given one as well, whatever its length: so no text is what another was abridged to."""

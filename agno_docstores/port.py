@@ -52,6 +52,13 @@ class Index:
     spread: bool = False
     crowded: bool = False
 
+    def shards(self, listing: int, component: int) -> int:
+        """Among how many places to divide the entries with the same `eq` values: `listing`, where they are those of
+        the whole store or of one of few values; `component`, where the index is crowded."""
+        if self.spread or not self.eq:
+            return listing
+        return component if self.crowded else 1
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:

@@ -24,14 +24,14 @@ TINY = Sizes(histories=(0, 3), deleted=2, sessions=40, counted=2, records=10, la
 
 @pytest.fixture(scope="module")
 def found() -> report.Found:
-    return measured(["mongo", "firestore"], TINY, strict=False)
+    return measured(["mongo", "dynamo", "firestore"], TINY, strict=False)
 
 
 def test_every_work_is_counted_on_both_sides(found: report.Found) -> None:
     """Agno's Firestore adapter asks for composite indexes that it does not declare, which our emulator refuses."""
-    assert list(found) == ["sqlite", "mongo", "firestore"]
+    assert list(found) == ["sqlite", "mongo", "dynamo", "firestore"]
     works = set(found["sqlite"][FLOOR])
-    for store in ("mongo", "firestore"):
+    for store in ("mongo", "dynamo", "firestore"):
         ours, agno = found[store][OURS], found[store][AGNO]
         assert set(ours) == works
         for work, counts in ours.items():
@@ -47,7 +47,8 @@ def test_every_work_is_counted_on_both_sides(found: report.Found) -> None:
 
 
 def test_the_tables_say_what_was_counted(found: report.Found) -> None:
-    assert report.load(json.dumps(report.dump(found))) == found
+    dumped = json.dumps(report.dump(found))  # moto does not tell units, and what is no number is not equal to itself
+    assert json.dumps(report.dump(report.load(dumped))) == dumped
     text = report.markdown(found)
     warm = {side: found["mongo"][side]["turn, warm, 3 runs"] for side in (OURS, AGNO)}
     assert f"| turn, warm, 3 runs | {warm[OURS].total} / {warm[AGNO].total} |" in text

@@ -25,6 +25,7 @@ from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.cloud import firestore
 
 from agno_docstores.codec import Json
+from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.errors import (
     Conflict,
     CorruptRecordError,
@@ -118,7 +119,7 @@ def no_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- The stored document ----------------------------------------------------------------------------------------------
 
 
-@everywhere
+@pytest.mark.cells("firestore-sync-*", "firestore-async-google", "firestore-async-service")  # the other has shards
 async def test_the_stored_document_is_this_one(driver: Any) -> None:
     """A golden snapshot: whoever changes the layout changes it here, and has to say how old documents are read."""
     driver._compress = False
@@ -312,8 +313,9 @@ def spans() -> Iterator[Span]:
         yield Span(kind.name, EVERYTHING, after="x", limit=5, body=False)
         for index in kind.indexes:
             eq = ("v",) * len(index.eq)
-            shapes = itertools.product((None, 1), (None, 9), (False, True), (None, "after"), (None, 5), (False, True))
-            for low, high, descending, after, limit, body in shapes:
+            for low, high, descending, after in itertools.product((None, 1), (None, 9), (False, True), (None, "after")):
+                # What is asked of each document, and of how many, is no matter of an index.
+                limit, body = (5, False) if descending == (after is None) else (None, True)
                 yield Span(kind.name, index.name, eq, low, high, descending, after, limit, body)
 
 
@@ -321,8 +323,8 @@ def test_every_query_is_a_range_of_one_field_in_the_order_of_that_field(no_emula
     """So the automatic single-field indexes serve it; a composite index would have to be declared by an operator."""
     driver = offline()
     driver._database = lambda: "projects/p/databases/(default)"  # type: ignore[method-assign]
-    for span in spans():
-        query = driver._query(span, span.after, span.limit)
+    for span, shard in itertools.product(spans(), (0, 1)):
+        query = driver._query(span, shard, span.after, span.limit)
         paths = {one.field_filter.field.field_path for one in query.where.composite_filter.filters}
         (order,) = query.order_by
         assert paths <= {order.field.field_path}, span
@@ -397,14 +399,87 @@ async def test_an_index_text_stays_within_what_firestore_indexes(driver: Driver)
 
 
 @everywhere
-async def test_a_record_of_several_values_is_found_once_by_each_in_one_request(driver: Driver) -> None:
+async def test_a_record_of_several_values_is_found_once_by_each_in_one_request(driver: Any) -> None:
     await driver.commit([session("s", components=("a", "b", "c", "d", "e"), created_at=3)], "t")
     for value in "abcde":
         driver.io.calls.clear()
         page = await driver.scan(Span("sessions", "component_created", (value,), low=3, high=3))
         assert [record.ref.id for record in page.records] == ["s"]
         assert await driver.count(Span("sessions", "component_created", (value,))) == 1
-        assert driver.io.calls == {"run_query": 1, "count": 1}
+        assert driver.io.calls == {"run_query": driver.shards[1], "count": driver.shards[1]}
+
+
+# --- Shards -----------------------------------------------------------------------------------------------------------
+
+
+async def paged(driver: Driver, span: Span, size: int) -> list[str]:
+    found: list[str] = []
+    while True:
+        page = await driver.scan(replace(span, limit=size))
+        assert len(page.records) <= size
+        found += [record.ref.id for record in page.records]
+        if page.cursor is None:
+            return found
+        span = replace(span, after=page.cursor)
+
+
+@everywhere
+async def test_a_page_of_a_divided_index_asks_each_shard_for_its_share(open_another: Any) -> None:
+    db = open_another(listing_shards=3, component_shards=2)
+    driver = db._engine.driver
+    await driver.write_many([session(f"s{n:03}", created_at=100 + n // 2, components=("a",)) for n in range(100)], "t")
+    texts = [stored["ix_all_created"] for stored in documents_of(driver, "sessions").values()]
+    assert {text.split("!")[0] for text in texts if text.startswith("~")} == {"~1", "~2"}
+    assert len([text for text in texts if text.startswith("~")]) < 90, "a third lies as it does without shards"
+    expected = [f"s{n:03}" for n in range(100)]
+    for span in (Span("sessions", "all_created", ()), Span("sessions", "component_created", ("a",))):
+        assert await paged(driver, span, 7) == await paged(driver, span, 300) == expected
+        assert await paged(driver, replace(span, descending=True), 33) == expected[::-1]
+        assert await paged(driver, replace(span, low=110, high=112, descending=True), 2) == expected[25:19:-1]
+        assert await driver.count(span) == 100 and await driver.count(replace(span, low=110, high=112)) == 6
+        assert await driver.count(replace(span, alive_at=1)) == 100
+    read: list[int] = []
+    query = driver._run_query
+
+    async def counted(asked: Any) -> Any:
+        answer = await query(asked)
+        read.append(len(answer))
+        return answer
+
+    driver._run_query = counted
+    page = await driver.scan(Span("sessions", "all_created", (), limit=20))
+    assert len(page.records) == 20 and len(read) == 3 and sum(read) <= 40, "a query for each, of what it may have"
+    await close(db)
+
+
+@everywhere
+async def test_an_index_can_be_divided_later(open_another: Any) -> None:
+    """What was stored before stays in the listings, and leaves its place with its next write."""
+    db, wide = Awaitable(open_another(listing_shards=1, component_shards=1)), Awaitable(open_another(listing_shards=4))
+    for number in range(12):
+        await db.upsert_session(AgentSession(session_id=f"s{number:02}", agent_id="a", created_at=100 + number))
+    driver = wide.raw._engine.driver
+    assert not any(one["ix_all_created"].startswith("~") for one in documents_of(driver, "sessions").values())
+    for number in range(6, 18):
+        await wide.upsert_session(AgentSession(session_id=f"s{number:02}", agent_id="a", created_at=100 + number))
+    places = {id: one["ix_all_created"][:2] for id, one in documents_of(driver, "sessions").items()}
+    assert {places[f"s{number:02}"] for number in range(6)} == {"3p"} and len(set(places.values())) > 2
+    listing = {"sort_by": "created_at", "sort_order": "asc", "limit": 5}
+    pages = [await wide.get_sessions(page=page, **listing) for page in (1, 2, 3, 4)]
+    assert [one.session_id for page in pages for one in page] == [f"s{number:02}" for number in range(18)]
+    assert await wide.count_sessions() == 18
+    assert await wide.delete_session("s03") and await wide.delete_session("s11") and await wide.count_sessions() == 16
+    await close(db.raw)
+    await close(wide.raw)
+
+
+def test_shards_are_counted_from_one(no_emulator: None) -> None:
+    for name in ("listing_shards", "component_shards"):
+        with pytest.raises(ValueError, match=name):
+            FirestoreDocstore(project_id="p", **{name: 0})
+    told = FirestoreDocstore(project_id="p", listing_shards=4).to_dict()
+    assert told["listing_shards"] == 4 and "component_shards" not in told
+    assert FirestoreDocstore.from_dict(told).to_dict() == told
 
 
 def test_a_field_of_several_values_that_is_not_declared_so_is_refused() -> None:

@@ -34,6 +34,11 @@ class FirestoreDocstore(Docstore):
     of the names of collections that have no name of their own. `compress`: keep long values compressed; False leaves
     them readable in the console. The rest: `StoreOptions`.
 
+    `listing_shards`: among how many ranges the indexes over all records, and those by a field of few values, are
+    divided. Firestore takes some 500 writes a second at the end of one, which is what such a listing, newest first,
+    bears without; each costs a query more for each page. `component_shards`: the same for the listings of one agent,
+    team or workflow. Both may be raised at any time, never lowered.
+
     `id` says where the data lies: project, database, prefix, and emulator if there is one. A project that only the
     credentials found at run time tell is not part of it: name it (`project_id`, GOOGLE_CLOUD_PROJECT) to tell two
     apart.
@@ -48,14 +53,17 @@ class FirestoreDocstore(Docstore):
         credentials: Any | None = None,
         collection_prefix: str = "agno",
         compress: bool = True,
+        listing_shards: int = 1,
+        component_shards: int = 1,
         **options: Unpack[StoreOptions],
     ) -> None:
         clients = Clients(firestore.Client, db_client, project_id, database, credentials)
+        shards = {"listing_shards": listing_shards, "component_shards": component_shards}
         super().__init__(
-            _driver(SyncIo(), clients, compress),
+            _driver(SyncIo(), clients, compress, shards),
             identity=_identity(clients, collection_prefix),
             naming=_naming(collection_prefix),
-            settings=_settings(clients, collection_prefix, compress),
+            settings=_settings(clients, collection_prefix, compress, shards),
             **options,
         )
 
@@ -73,9 +81,12 @@ class AsyncFirestoreDocstore(AsyncDocstore):
         credentials: Any | None = None,
         collection_prefix: str = "agno",
         compress: bool = True,
+        listing_shards: int = 1,
+        component_shards: int = 1,
         **options: Unpack[StoreOptions],
     ) -> None:
         clients = Clients(firestore.AsyncClient, db_client, project_id, database, credentials)
+        shards = {"listing_shards": listing_shards, "component_shards": component_shards}
         blocking = partial(
             FirestoreDocstore,
             project_id=project_id,
@@ -83,20 +94,22 @@ class AsyncFirestoreDocstore(AsyncDocstore):
             credentials=credentials,
             collection_prefix=collection_prefix,
             compress=compress,
+            listing_shards=listing_shards,
+            component_shards=component_shards,
         )
         super().__init__(
-            _driver(AsyncIo(), clients, compress),
+            _driver(AsyncIo(), clients, compress, shards),
             identity=_identity(clients, collection_prefix),
             naming=_naming(collection_prefix),
-            settings=_settings(clients, collection_prefix, compress),
+            settings=_settings(clients, collection_prefix, compress, shards),
             blocking=None if db_client is not None else blocking,
             **options,
         )
 
 
-def _driver(io: Io, clients: Clients, compress: bool) -> MakeDriver:
+def _driver(io: Io, clients: Clients, compress: bool, shards: Mapping[str, int]) -> MakeDriver:
     def make(kinds: Mapping[str, Kind], tables: Mapping[str, str]) -> FirestoreDriver:
-        return FirestoreDriver(io, kinds, tables, clients, compress=compress)
+        return FirestoreDriver(io, kinds, tables, clients, compress=compress, **shards)
 
     return make
 
@@ -116,14 +129,16 @@ def _naming(prefix: str) -> Naming:
     return name
 
 
-def _settings(clients: Clients, prefix: str, compress: bool) -> dict[str, Any]:
+def _settings(clients: Clients, prefix: str, compress: bool, shards: Mapping[str, int]) -> dict[str, Any]:
     place = clients.place
     settings: dict[str, Any] = {
         "project_id": place.project or None,
         "database": place.database,
         "collection_prefix": prefix,
     }
-    return settings if compress else {**settings, "compress": False}
+    if not compress:
+        settings["compress"] = False
+    return {**settings, **{name: number for name, number in shards.items() if number != 1}}
 
 
 STORE = StorePlugin("firestore", FirestoreDocstore, AsyncFirestoreDocstore)

@@ -17,6 +17,8 @@ Invariants:
   composite index is ever needed. `ix_<index>` is the order-preserving text (keys.py) of the `eq` values, the sort value
   and the id. Of a multi-valued field it is a map with such a text for each value, under a digest of the value; each
   entry of a map is indexed as a field of its own, so this too is one range of one field.
+- Entries of one index that are divided among shards (`Index.shards`) have the number of the shard before them, but for
+  the first: so a number can be raised later, and what is in the first shard is in its place without one.
 - An index text takes at most 1,500 bytes: beyond that Firestore orders by a prefix. It ends with the id, so that no two
   records share it, and it serves as the cursor.
 - Two ids never share a document; nothing of a caller can leave its place in a path.
@@ -47,6 +49,9 @@ MAX_INDEXED: Final = 1_500
 ID, REV, BODY, EXPIRES_AT = "id", "rev", "body", "expires_at"
 _OWN: Final = frozenset({ID, REV, BODY, EXPIRES_AT})
 _FOREIGN: Final = "json"
+
+#: Among how many shards to divide the listings of everything, and those of one component (`Index.shards`).
+Shards = tuple[int, int]
 
 _FORBIDDEN = re.compile(r"[%/\x00-\x1f\x7f]")
 _RESERVED = re.compile(r"\.\.?|__.*__", re.DOTALL)
@@ -109,20 +114,38 @@ def index_path(kind: Kind, index: Index, eq: tuple[Scalar, ...]) -> tuple[str, .
     return f"ix_{index.name}", _slot(eq[index.eq.index(several)])
 
 
-def index_text(eq: tuple[Scalar, ...], sort: Scalar, id: str) -> str:
-    return keys.fit(keys.encode((*eq, sort, id)), MAX_INDEXED)
+def index_text(eq: tuple[Scalar, ...], sort: Scalar, id: str, shard: int = 0) -> str:
+    return keys.fit(_place(shard) + keys.encode((*eq, sort, id)), MAX_INDEXED)
 
 
-def index_range(eq: tuple[Scalar, ...], low: Scalar, high: Scalar) -> tuple[str, str | None]:
-    """The bounds of a span's texts: from the first (inclusive) to the second (exclusive; None: open).
+def index_range(eq: tuple[Scalar, ...], low: Scalar, high: Scalar, shard: int = 0) -> tuple[str, str]:
+    """The bounds of a span's texts in a shard: from the first (inclusive) to the second (exclusive).
 
     Null is within no bounds, so a span with an upper one alone begins behind it.
     """
-    prefix = keys.encode(eq)
+    place, prefix = _place(shard), keys.encode(eq)
     first = keys.encode((*eq, low)) if low is not None else prefix + ("1" if high is not None else "")
     last = keys.encode((*eq, high)) if high is not None else prefix
-    # Each component ends with "!", and continues with something higher than '"' or ends: so this is the next text.
-    return first, last[:-1] + '"' if last else None
+    # Each component ends with "!", and continues with something higher than '"' or ends: so this is the next text. None
+    # begins with more than a "4", but for the number of a shard.
+    return place + first, place + (last[:-1] + '"' if last else "5")
+
+
+def position(text: str) -> str:
+    """What the entries of several shards are in order by: the text without the number of its shard."""
+    return text.partition(_END)[2] if text.startswith(_SHARD) else text
+
+
+def positioned(position: str, shard: int) -> str:
+    """The text at this position in a shard."""
+    return _place(shard) + position
+
+
+_SHARD, _END = "~", "!"
+
+
+def _place(shard: int) -> str:
+    return f"{_SHARD}{shard}{_END}" if shard else ""
 
 
 def _several(kind: Kind, index: Index) -> str | None:
@@ -135,10 +158,11 @@ def _slot(value: Scalar) -> str:
     return "v" + keys.digest(keys.encode((value,)))
 
 
-def _index_values(kind: Kind, fields: Fields, id: str) -> dict[str, str | dict[str, str]]:
+def _index_values(kind: Kind, fields: Fields, id: str, shards: Shards) -> dict[str, str | dict[str, str]]:
     """The `ix_` fields of a record: no entry where one of the `eq` fields is null."""
     entries: dict[str, str | dict[str, str]] = {}
     for index in kind.indexes:
+        shard = keys.shard(id, index.shards(*shards))
         eq = [fields.get(name) for name in index.eq]
         sort = fields.get(index.sort)
         order = None if isinstance(sort, tuple) else sort
@@ -148,12 +172,12 @@ def _index_values(kind: Kind, fields: Fields, id: str) -> dict[str, str | dict[s
         if several is None:
             if any(isinstance(value, tuple) for value in eq):
                 raise TypeError(f"{kind.name}.{index.name}: a field of several values is not declared as such")
-            entries[f"ix_{index.name}"] = index_text(tuple(eq), order, id)  # type: ignore[arg-type]
+            entries[f"ix_{index.name}"] = index_text(tuple(eq), order, id, shard)  # type: ignore[arg-type]
             continue
         place = index.eq.index(several)
         values = eq[place] if isinstance(eq[place], tuple) else (eq[place],)
         texts = {
-            _slot(value): index_text((*eq[:place], value, *eq[place + 1 :]), order, id)  # type: ignore[arg-type]
+            _slot(value): index_text((*eq[:place], value, *eq[place + 1 :]), order, id, shard)  # type: ignore[arg-type]
             for value in values  # type: ignore[union-attr]
         }
         if texts:
@@ -164,7 +188,7 @@ def _index_values(kind: Kind, fields: Fields, id: str) -> dict[str, str | dict[s
 # --- Records --------------------------------------------------------------------------------------------------------
 
 
-def fill(document: Any, kind: Kind, put: Put, token: str, *, compress: bool) -> None:
+def fill(document: Any, kind: Kind, put: Put, token: str, *, compress: bool, shards: Shards = (1, 1)) -> None:
     """Make a (raw) document, whose name is set, the image of a record. Raises `PayloadTooLargeError`."""
     fields = document.fields
     fields[ID].string_value = put.ref.id
@@ -174,7 +198,7 @@ def fill(document: Any, kind: Kind, put: Put, token: str, *, compress: bool) -> 
         if value is not None:
             _encode(fields[stored_name(name)], value)
     fill_expiry(document, put.expires_at)
-    for name, entry in _index_values(kind, put.fields, put.ref.id).items():
+    for name, entry in _index_values(kind, put.fields, put.ref.id, shards).items():
         if isinstance(entry, str):
             fields[name].string_value = entry
         else:

@@ -24,8 +24,9 @@ So does each `ix_` field by time of few values: exempt those by which you do not
 from __future__ import annotations
 
 import functools
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -33,6 +34,7 @@ from google.api_core import exceptions as gcp
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore_v1 import types
 
+from agno_docstores import keys
 from agno_docstores.codec import LONG, LONG_PACKED, packed_size
 from agno_docstores.errors import (
     Conflict,
@@ -90,8 +92,20 @@ _Filter: Any = types.StructuredQuery.FieldFilter.Operator
 _Direction: Any = types.StructuredQuery.Direction
 
 
+@dataclass(slots=True)
+class Lane:
+    """What a scan has read of one shard of an index, and where it goes on there."""
+
+    shard: int
+    after: str | None
+    more: bool = True
+    found: deque[tuple[str, Stored]] = field(default_factory=deque)  # by position
+
+
 class FirestoreDriver(Driver):
-    """`compress`: keep long bodies compressed; both forms are read, whatever the setting."""
+    """`compress`: keep long bodies compressed; both forms are read, whatever the setting. `listing_shards`,
+    `component_shards`: among how many ranges an index is divided whose entries all have one value, or few, or one of
+    which may have most."""
 
     store = "firestore"
     atomic = True
@@ -108,8 +122,14 @@ class FirestoreDriver(Driver):
         clients: Clients,
         *,
         compress: bool = True,
+        listing_shards: int = 1,
+        component_shards: int = 1,
     ) -> None:
         super().__init__(io, kinds, tables)
+        for name, shards in (("listing_shards", listing_shards), ("component_shards", component_shards)):
+            if shards < 1:
+                raise ValueError(f"{name} must be at least 1, not {shards}")
+        self.shards = (listing_shards, component_shards)
         io.translate = self._translated
         self.clients = clients
         self.collections = documents.collections(kinds, tables)
@@ -225,32 +245,59 @@ class FirestoreDriver(Driver):
         return await self.io.work(long, functools.partial(documents.read, body=body), document, self.kinds[kind])
 
     async def scan(self, span: Span) -> Page:
-        """Strong for every index. 1 request and a read for each record; where `where` drops records of a limited page,
-        it asks again for a multiple, so that few matches cost few requests."""
-        most = PAGE if span.body else HEADER_PAGE
-        size = min(span.limit or most, most)
+        """Strong for every index. 1 request for each shard of the index, and a read for each record; where `where`
+        drops records of a limited page, it asks again for a multiple, so that few matches cost few requests."""
+        lanes = [Lane(shard, span.after) for shard in range(self._shards(span))]
+        if len(lanes) == 1:
+            await self._fill(lanes[0], span, span.limit)
+            return Page([record for _, record in lanes[0].found], lanes[0].after)
+        want = span.limit or (PAGE if span.body else HEADER_PAGE)
+        ask = keys.share(want, len(lanes))
         records: list[Stored] = []
-        after: str | None = span.after
+        cursor: str | None = None
+        while len(records) < want:
+            dry = [lane for lane in lanes if lane.more and not lane.found]
+            if dry:
+                await self.io.gather(*(self._fill(lane, span, ask) for lane in dry))
+                ask = want - len(records)  # whose share is used up has more than its share
+                continue
+            ready = [lane for lane in lanes if lane.found]
+            if not ready:
+                return Page(records, None)
+            lane = (max if span.descending else min)(ready, key=lambda lane: lane.found[0][0])
+            cursor, record = lane.found.popleft()
+            records.append(record)
+        return Page(records, cursor if any(lane.found or lane.more for lane in lanes) else None)
+
+    def _shards(self, span: Span) -> int:
+        return 1 if span.index == EVERYTHING else self.kinds[span.kind].index(span.index).shards(*self.shards)
+
+    async def _fill(self, lane: Lane, span: Span, want: int | None) -> None:
+        """The next records of a lane that match: as many as wanted; without a number, what one query gives."""
+        most = PAGE if span.body else HEADER_PAGE
+        size = min(want or most, most)
         while True:
-            found = await self._run_query(self._query(span, after, size))
-            cursor = self._cursor(span, found[-1]) if len(found) == size else None
+            found = await self._run_query(self._query(span, lane.shard, lane.after, size))
+            end = self._position(span, found[-1]) if len(found) == size else None
             for document in found:
                 if not documents.is_record(document):
                     continue
                 record = await self._record(document, span.kind, body=span.body)
                 if not all(condition.holds(record.fields) for condition in span.where):
                     continue
-                records.append(record)
-                if span.limit is not None and len(records) == span.limit:
-                    last = document is found[-1] and cursor is None
-                    return Page(records, None if last else self._cursor(span, document))
-            if cursor is None or span.limit is None:
-                return Page(records, cursor)
-            after, size = cursor, min(most, size * (2 if span.body else 4))
+                lane.found.append((self._position(span, document), record))
+                if want is not None and len(lane.found) == want:
+                    lane.after = None if document is found[-1] and end is None else lane.found[-1][0]
+                    lane.more = lane.after is not None
+                    return
+            lane.after, lane.more = end, end is not None
+            if end is None or want is None:
+                return
+            size = min(most, size * (2 if span.body else 4))
 
     async def count(self, span: Span) -> int:
-        """1 request, a read for each 1,000 entries; under `alive_at` 1 more, and a read for each document of the kind
-        that has expired and is still there."""
+        """1 request for each shard of the index, a read for each 1,000 entries; under `alive_at` 1 more, and a read for
+        each document of the kind that has expired and is still there."""
         if span.alive_at is None:
             return await self._count(span)
         entries, expired = await self.io.gather(self._count(span), self._count_expired(span, span.alive_at))
@@ -262,7 +309,7 @@ class FirestoreDriver(Driver):
         kind = self.kinds[span.kind]
         index = None if span.index == EVERYTHING else kind.index(span.index)
         path = None if index is None else documents.index_path(kind, index, span.eq)
-        first, last = documents.index_range(span.eq, span.low, span.high)
+        ranges = [documents.index_range(span.eq, span.low, span.high, shard) for shard in range(self._shards(span))]
         found = 0
         after: Any = None
         while True:
@@ -280,15 +327,18 @@ class FirestoreDriver(Driver):
             query.limit.value = HEADER_PAGE
             page = await self._run_query(query)
             for document in filter(documents.is_record, page):
-                text = first if path is None else _entry(document, path)
-                found += text is not None and first <= text and (last is None or text < last)
+                text = None if path is None else _entry(document, path)
+                found += path is None or (text is not None and any(first <= text < last for first, last in ranges))
             if len(page) < HEADER_PAGE:
                 return found
             after = page[-1]
 
     async def _count(self, span: Span) -> int:
+        return sum(await self.io.gather(*(self._count_shard(span, shard) for shard in range(self._shards(span)))))
+
+    async def _count_shard(self, span: Span, shard: int) -> int:
         request = types.RunAggregationQueryRequest.pb()(parent=self._documents())
-        query = self._query(replace(span, after=None), None, None)
+        query = self._query(span, shard, None, None)
         query.ClearField("select")
         request.structured_aggregation_query.structured_query.CopyFrom(query)
         request.structured_aggregation_query.aggregations.add(alias="n").count.SetInParent()
@@ -304,8 +354,8 @@ class FirestoreDriver(Driver):
         query.from_.add(collection_id=collection)
         return query
 
-    def _query(self, span: Span, after: str | None, limit: int | None) -> Any:
-        """The query of a span: one range over one field, in the order of that field."""
+    def _query(self, span: Span, shard: int, after: str | None, limit: int | None) -> Any:
+        """The query of a span in a shard: one range over one field, in the order of that field."""
         kind = self.kinds[span.kind]
         query = self._query_from(self.collections[span.kind])
         wanted = [*documents.header_fields(kind), *([documents.BODY] if span.body else [])]
@@ -314,13 +364,12 @@ class FirestoreDriver(Driver):
         else:
             path = ".".join(documents.index_path(kind, kind.index(span.index), span.eq))
             wanted.append(path)
-            first, last = documents.index_range(span.eq, span.low, span.high)
+            first, last = documents.index_range(span.eq, span.low, span.high, shard)
             bounds = query.where.composite_filter
             bounds.op = types.StructuredQuery.CompositeFilter.Operator.AND
             for operator, text in ((_Filter.GREATER_THAN_OR_EQUAL, first), (_Filter.LESS_THAN, last)):
-                if text is not None:
-                    bound = bounds.filters.add().field_filter
-                    bound.field.field_path, bound.op, bound.value.string_value = path, operator, text
+                bound = bounds.filters.add().field_filter
+                bound.field.field_path, bound.op, bound.value.string_value = path, operator, text
             direction = _Direction.DESCENDING if span.descending else _Direction.ASCENDING
             query.order_by.add(direction=direction).field.field_path = path
         for name in wanted:
@@ -331,17 +380,18 @@ class FirestoreDriver(Driver):
             if span.index == EVERYTHING:
                 position.reference_value = f"{self._documents()}/{self.collections[span.kind]}/{after}"
             else:
-                position.string_value = after
+                position.string_value = documents.positioned(after, shard)
         if limit is not None:
             query.limit.value = limit
         return query
 
-    def _cursor(self, span: Span, document: Any) -> str:
-        """The position of a document of a page: the text of its index entry, or its id."""
+    def _position(self, span: Span, document: Any) -> str:
+        """Where a document of a page is, among those of all shards: by the text of its index entry, or by its id."""
         if span.index == EVERYTHING:
             return str(document.name.rpartition("/")[2])
         kind = self.kinds[span.kind]
-        return _entry(document, documents.index_path(kind, kind.index(span.index), span.eq)) or ""
+        text = _entry(document, documents.index_path(kind, kind.index(span.index), span.eq))
+        return documents.position(text or "")
 
     async def _run_query(self, query: Any) -> list[Any]:
         request = types.RunQueryRequest.pb()(parent=self._documents())
@@ -467,7 +517,7 @@ class FirestoreDriver(Driver):
             if isinstance(write, Put):
                 # No update mask: the document is replaced whole.
                 kind = self.kinds[write.ref.kind]
-                documents.fill(message.update, kind, write, token, compress=self._compress)
+                documents.fill(message.update, kind, write, token, compress=self._compress, shards=self.shards)
             else:
                 message.update.fields[documents.REV].string_value = token
                 documents.fill_expiry(message.update, write.expires_at)
