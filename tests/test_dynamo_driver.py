@@ -14,12 +14,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-import boto3
+import botocore.session
 import pytest
 from agno.run.agent import RunOutput
 from agno.session import AgentSession
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConnectionError
+from botocore.loaders import JSONFileLoader
 
 from agno_docstores import keys
 from agno_docstores.codec import Json
@@ -925,7 +926,7 @@ def test_the_constructor_makes_no_client(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a client was made")
 
-    monkeypatch.setattr(boto3.session.Session, "client", refuse)
+    monkeypatch.setattr(botocore.session.Session, "create_client", refuse)
     DynamoDocstore(region_name="eu-west-1")
     AsyncDynamoDocstore(region_name="eu-west-1")
 
@@ -976,6 +977,33 @@ def test_each_event_loop_has_its_own_client(bare: pytest.MonkeyPatch) -> None:
     assert len(connection._slots) == 1  # those of the loops that ended are dropped
     asyncio.run(db.close())
     assert not connection._slots
+
+
+@pytest.mark.parametrize("kind", [DynamoDocstore, AsyncDynamoDocstore])
+def test_a_second_handle_does_not_read_the_description_of_the_service_again(
+    kind: Any, bare: pytest.MonkeyPatch
+) -> None:
+    """Megabytes of JSON: most of the time that it takes to make a client."""
+    read: list[str] = []
+    load = JSONFileLoader.load_file
+
+    def counted(self: Any, path: str) -> Any:
+        found = load(self, path)
+        if found is not None:
+            read.append(path)
+        return found
+
+    bare.setattr(JSONFileLoader, "load_file", counted)
+
+    async def opened() -> list[str]:
+        read.clear()
+        db = kind(region_name="eu-west-1", **KEYS)
+        await db._engine.driver.open()
+        await close(db)
+        return read
+
+    asyncio.run(opened())
+    assert asyncio.run(opened()) == []
 
 
 def test_a_sync_store_refuses_an_async_client(bare: pytest.MonkeyPatch) -> None:

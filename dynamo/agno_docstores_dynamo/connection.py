@@ -8,6 +8,7 @@ serves another. Credentials are the SDK's business: they are passed on, and neit
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
 import threading
@@ -17,10 +18,11 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-import boto3
+import botocore.loaders
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.session import Session
 
 from agno_docstores_dynamo.translate import Translator
 
@@ -127,6 +129,16 @@ def async_client_installed() -> bool:
     return find_spec("aiobotocore") is not None
 
 
+def _described(session: Session) -> Session:
+    """A session that reads the description of the service once a process: most of the time that a client takes to be
+    made, which is made for each handle, and each event loop."""
+    session.register_component("data_loader", _descriptions(session.get_config_variable("data_path")))
+    return session
+
+
+_descriptions = functools.cache(botocore.loaders.create_loader)
+
+
 class Connection(Protocol):
     async def client(self) -> Any:
         """The client for the running event loop; made now if there is none yet."""
@@ -175,11 +187,11 @@ class Blocking:
                 settings = self._settings
                 try:
                     # A session of its own: boto3's default one is shared, and not safe to be used from threads.
-                    session = boto3.session.Session(profile_name=settings.profile_name)
+                    session = _described(botocore.session.Session(profile=settings.profile_name))
                     config = Config(**DEFAULTS)
                     if settings.config is not None:
                         config = config.merge(settings.config)
-                    self._client = session.client("dynamodb", config=config, **settings.client_arguments())
+                    self._client = session.create_client("dynamodb", config=config, **settings.client_arguments())
                 except BotoCoreError as error:
                     raise self._translate("connect", error) or error from error
             return self._client
@@ -246,5 +258,5 @@ class PerLoop:
         config = AioConfig(connector_args=own, **DEFAULTS) if own else AioConfig(**DEFAULTS)
         if settings.config is not None:
             config = config.merge(settings.config)  # type: ignore[arg-type]  # it takes any Config
-        session = AioSession(profile=settings.profile_name)
+        session = _described(AioSession(profile=settings.profile_name))
         return session.create_client("dynamodb", config=config, **settings.client_arguments())
