@@ -15,9 +15,10 @@ KINDS = ("unreachable", "lost reply", "repeated", "crash before", "crash after")
 
 
 def places(cell: Cell, kind: str, most: int) -> range:
-    """Which calls of an operation a fault of this kind is to strike: each of them; on DynamoDB, whose stand-ins are the
-    slowest, every third, from the first, second or third as the kind has it."""
-    if cell.store != "dynamo" or kind == "none":
+    """Which calls of an operation a fault of this kind is to strike: each of them on the memory store, which commits in
+    both ways, whole and one document at a time, so that it makes the calls that any store makes; on the others, where
+    what a call leaves behind is what is looked at, every third, from the first, second or third as the kind has it."""
+    if cell.store == "memory" or kind == "none":
         return range(1, most)
     return range(1 + KINDS.index(kind) % 3, most, 3)
 

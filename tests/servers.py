@@ -248,6 +248,12 @@ class Memory(Server):
             self._stores[storage] = MemoryStore(atomic=self._atomic)
         return self._stores[storage]
 
+    def fill(self, storage: str, model: Any) -> None:
+        """Give this storage the data of a store that was prepared, which takes longer."""
+        store = self.store(storage)
+        store.tables = set(model.tables)
+        store.records = {space: dict(records) for space, records in model.records.items()}
+
     def wipe(self, storage: str) -> None:
         self._stores.pop(storage, None)
 

@@ -601,10 +601,13 @@ async def test_a_writer_that_always_loses_gives_up_in_bounded_time(
     cell: Any, runner: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     gave_up = 0
+    with cell.storage() as model:
+        await prepared(Handle(cell.open(model)))
+        data = cell.server.store(model)
     for name, call in WRITES.items():
         with cell.storage() as storage:
+            cell.server.fill(storage, data)
             db = Handle(cell.open(storage))
-            await prepared(db)
             if name not in calls(db, WRITES):
                 continue
             before = await stored(db)

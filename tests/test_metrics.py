@@ -21,7 +21,7 @@ from agno_docstores.history import GRACE, fresh_head, history_ref, session_ref
 from agno_docstores.port import Expect, Put, Stored
 from agno_docstores.schema import SESSIONS
 from agno_docstores.tallies import Bucket, Contribution, Figures, Tally
-from tests.faults import Crashed, Fault
+from tests.faults import Crashed, Fault, places
 from tests.harness import Cell
 from tests.meters import ON_THE_WIRE
 
@@ -63,30 +63,30 @@ async def check(db: Any, expected: dict[Any, tuple[int, ...]]) -> None:
 async def test_an_interrupted_count_is_finished_by_another_process(
     cell: Cell, storage: str, kind: str, open_another: Callable[..., Any]
 ) -> None:
-    """At each call of a count: of new sessions, of one that goes on, of one that changes its owner."""
-    struck = 0
-    step = 3 if cell.store == "dynamo" else 1  # making tables takes a while there
-    for at_call in range(1, 80, step):
-        options = {"session_table": f"t{at_call}_s", "metrics_table": f"t{at_call}_m", "runs_table": f"t{at_call}_r"}
-        db = Awaitable(open_another(**options))
-        await some_sessions(db)
-        if at_call % 2:
-            await db.calculate_metrics()
-            await db.upsert_run(run_of("a2", model="m", model_provider="P"), "a", "u")
-            await db.upsert_session(agent_session("free", user_id="u", session_data=used(input_tokens=1)))
-        fault = Fault(kind, at_call)
-        db.io.hooks.append(fault)
-        with contextlib.suppress(Crashed):
-            await db.calculate_metrics()
-        db.io.hooks.clear()
-        other = Awaitable(open_another(**options))
-        expected = {(day(0), "u"): (3, 0, 0, 4, 0, 0), (day(2), "u"): (1, 0, 0, 1, 0, 0)} if at_call % 2 else EXPECTED
-        await check(other, expected)
-        await check(db, expected)
-        if fault.count < at_call:
-            break
-        struck += fault.struck
-    assert struck >= 6 / step
+    """At each call of a count: of new sessions; or of one that goes on, and one that changes its owner."""
+    struck, moved = 0, {(day(0), "u"): (3, 0, 0, 4, 0, 0), (day(2), "u"): (1, 0, 0, 1, 0, 0)}
+    for again, expected in ((False, EXPECTED), (True, moved)):
+        for at_call in (calls := places(cell, kind, 80)):
+            name = f"t{at_call}_{again}"
+            options = {"session_table": f"{name}_s", "metrics_table": f"{name}_m", "runs_table": f"{name}_r"}
+            db = Awaitable(open_another(**options))
+            await some_sessions(db)
+            if again:
+                await db.calculate_metrics()
+                await db.upsert_run(run_of("a2", model="m", model_provider="P"), "a", "u")
+                await db.upsert_session(agent_session("free", user_id="u", session_data=used(input_tokens=1)))
+            fault = Fault(kind, at_call)
+            db.io.hooks.append(fault)
+            with contextlib.suppress(Crashed):
+                await db.calculate_metrics()
+            db.io.hooks.clear()
+            other = Awaitable(open_another(**options))
+            await check(other, expected)
+            await check(db, expected)
+            if fault.count < at_call:
+                break
+            struck += fault.struck
+    assert struck >= 12 / calls.step
 
 
 @ONE_OF_EACH
@@ -95,8 +95,7 @@ async def test_an_interrupted_deletion_takes_a_session_out_once(
     cell: Cell, storage: str, kind: str, open_another: Callable[..., Any]
 ) -> None:
     struck = 0
-    step = 2 if cell.store == "dynamo" else 1
-    for at_call in range(1, 40, step):
+    for at_call in (calls := places(cell, kind, 40)):
         options = {"session_table": f"t{at_call}_s", "metrics_table": f"t{at_call}_m", "runs_table": f"t{at_call}_r"}
         db = Awaitable(open_another(**options))
         await some_sessions(db)
@@ -114,7 +113,7 @@ async def test_an_interrupted_deletion_takes_a_session_out_once(
         if fault.count < at_call:
             break
         struck += fault.struck
-    assert struck >= 4 / step
+    assert struck >= 4 / calls.step
 
 
 @pytest.mark.cells("memory-*-standalone", "mongo-sync-standalone")
