@@ -308,7 +308,9 @@ class Layout:
 
     def _shards(self, index: Index) -> int:
         if index.spread or not index.eq:
-            return self.shards
+            # What is written once for a session takes, beside what is written at each of its turns, half the writes or
+            # fewer; and each shard less is a request less for a page.
+            return max(1, self.shards // 2) if index.once else self.shards
         return self.component_shards if index.crowded else 1
 
     def _shard(self, id: str, index: Index) -> int:
@@ -420,7 +422,9 @@ class Layout:
     def decode_entry(self, item: Item, index: Index, eq: Sequence[Scalar]) -> Stored:
         """An entry of a global index: a header, in which the volatile fields that the entry does not tell are missing
         from `fields` altogether. Its `Rev` is empty: a token in the entries would have each rewritten, and
-        billed, with each save."""
+        billed, with each save. Of an entry that was read without its header, all fields are missing."""
+        if "head" not in item:
+            return Stored(self._ref(item["id"]["S"], {}), Rev(""), {}, None, _expiry(item))
         head = item["head"]["M"]
         fields: dict[str, FieldValue] = {
             name: from_value(head[name]) if name in head else None

@@ -235,6 +235,7 @@ class Bench:
         last = count // 20
         for name, expected, arguments in (
             ("page 1", 20, {"page": 1}),
+            ("page 1 by updated_at", 20, {"page": 1, "sort_by": "updated_at"}),
             (f"page {last}", 20, {"page": last}),
             ("by user", min(20, count // 50), {"page": 1, "user_id": "lister-7"}),
             ("by agent", min(20, count // 40), {"page": 1, "component_id": "agent-7"}),
@@ -246,7 +247,7 @@ class Bench:
             self._take(
                 f"20 of {count} sessions, {name}",
                 lambda _, arguments=arguments: db.get_sessions(  # type: ignore[misc]
-                    limit=20, sort_by="created_at", sort_order="desc", **bare, **arguments
+                    **{"limit": 20, "sort_by": "created_at", "sort_order": "desc", **bare, **arguments}
                 ),
                 lambda answer, expected=expected: len(answer[0] if isinstance(answer, tuple) else answer) >= expected,
             )
