@@ -40,8 +40,9 @@ class Index:
     index by the parent may ask for that. `optional`: a driver whose store bills index entries may leave it out.
     `spread`: the `eq` fields have few values, so that a driver whose store limits the writes of one partition had
     better divide each value's entries among several. `crowded`: the `eq` fields have many values, but one of them may
-    have most of the entries, so that a driver may divide them where it is told to. A kind's indexes are declared the
-    most selective first: of two that serve a query equally well, the first is taken.
+    have most of the entries, so that a driver may divide them where it is told to. `once`: an entry is written when its
+    record begins, and hardly ever again, so that the index takes fewer writes than one that follows each change. A
+    kind's indexes are declared the most selective first: of two that serve a query equally well, the first is taken.
     """
 
     name: str
@@ -51,12 +52,17 @@ class Index:
     optional: bool = False
     spread: bool = False
     crowded: bool = False
+    once: bool = False
 
     def shards(self, listing: int, component: int) -> int:
         """Among how many places to divide the entries with the same `eq` values: `listing`, where they are those of
-        the whole store or of one of few values; `component`, where the index is crowded."""
+        the whole store or of one of few values; `component`, where the index is crowded.
+
+        What is written once for a session takes, beside what is written at each of its turns, half the writes or fewer;
+        and each place less is a request less for a page.
+        """
         if self.spread or not self.eq:
-            return listing
+            return max(1, listing // 2) if self.once else listing
         return component if self.crowded else 1
 
 

@@ -38,7 +38,7 @@ SESSIONS = Kind(
         Index("user_touched", ("user_id",), "touched_at"),
         Index("component_created", ("components",), "created_at", crowded=True),
         Index("component_touched", ("components",), "touched_at", crowded=True),
-        Index("all_created", (), "created_at"),
+        Index("all_created", (), "created_at", once=True),
         Index("all_touched", (), "touched_at"),
         # What AgentOS lists by: with these, its pages and totals need no look at other types' sessions.
         Index("user_type_created", ("user_id", "session_type"), "created_at", optional=True),

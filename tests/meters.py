@@ -121,7 +121,7 @@ def metered(cell: Cell, monkeypatch: Any) -> Iterator[tuple[Cell, Traffic]]:
 
 # Each store on the strictest server, both modes among them: the requests are the same ones in either.
 ON_THE_WIRE = pytest.mark.cells(
-    "mongo-async-secantus", "dynamo-sync-local", "firestore-sync-google", "firestore-async-embedded"
+    "mongo-async-secantus", "dynamo-sync-local", "firestore-sync-google", "firestore-sync-embedded"
 )
 KB = 1024
 _TEXT = (

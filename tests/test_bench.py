@@ -127,13 +127,35 @@ def test_no_partition_of_dynamodb_takes_more_than_it_may_where_one_agent_has_all
     scale.replay(600, narrow, wide, firestore)
     loads = [{what: rate for what, _, rate, _ in scale.hottest(load, 600)} for load in (narrow, wide)]
     over = [{what for what, rate in load.items() if rate > scale.PARTITION_WRITES} for load in loads]
-    assert over == [{"sessions component_created", "sessions component_touched"}, set()]
+    assert over == [{"sessions component_touched"}, set()]
     assert ("runs", "created_at") not in firestore.ascending(), "all within a second"
-    told = scale.markdown(600, [narrow, wide], firestore)
-    whole, divided = (round(load["sessions component_created"]) for load in loads)
-    assert f"| sessions component_created | {whole:,} | {whole:,} **over** | {divided} |" in told
+    told = scale.markdown(600, scale.BEFORE, [narrow, wide], firestore)
+    whole, divided = (round(load["sessions component_touched"]) for load in loads)
+    assert f"| sessions component_touched | {whole:,} | {whole:,} **over** | {divided} |" in told
     assert '| `runs` | `{_id: "hashed"}` | `session_id`; `user_id`' in told
     assert "| `jobs` | not sharded" in told and "jobs_claims" not in told
+
+
+def test_an_empty_store_on_which_most_turns_begin_a_session_needs_four_shards() -> None:
+    """A shard takes 500 sessions begun in a second: what is written once for each has half of the shards."""
+    usual, wide = scale.DynamoLoad(), scale.DynamoLoad(shards=4, component_shards=4)
+    scale.replay(600, usual, wide, before=0)
+    loads = [{what: rate for what, _, rate, _ in scale.hottest(load, 600)} for load in (usual, wide)]
+    assert loads[0]["sessions all_created"] > scale.PARTITION_WRITES > max(loads[1].values())
+    assert (usual.queries("all_created"), usual.queries("all_touched")) == (1, 2)
+    assert (wide.queries("all_created"), wide.queries("all_touched")) == (2, 4)
+
+
+def test_what_tracing_adds_is_told_for_each_partition() -> None:
+    """A shard takes a thousand writes: of a trace three units, of each span two."""
+    narrow, wide = scale.DynamoLoad(), scale.DynamoLoad(shards=16)
+    scale.replay_traces(100, narrow, wide)
+    loads = [{what: rate for what, _, rate, _ in scale.hottest(load, 100)} for load in (narrow, wide)]
+    assert all(load["traces agent_started"] == 3000 for load in loads), "one agent's are in one place"
+    assert loads[0]["spans all_started"] > 4000 > 1500 > loads[1]["spans all_started"]
+    assert "| traces agent_started | 3,000 | 3,000 **over** | 3,000 **over** |" in scale.traces_markdown(
+        100, [narrow, wide]
+    )
 
 
 def test_units_are_those_that_dynamodb_bills() -> None:

@@ -10,7 +10,7 @@ from agno_docstores.port import Put
 from tests.harness import Cell
 from tests.meters import KB, ON_THE_WIRE, Cost, prose
 
-SHARDS = 4  # listing_shards of DynamoDB, by default
+SHARDS = 2  # listing_shards of DynamoDB, by default
 
 
 async def seed(db: Any, count: int, *, spans: int = 3, owner: str = "u", prefix: str = "trace") -> None:

@@ -307,17 +307,81 @@ async def test_a_touch_takes_aliases_and_claims_along(driver: Driver) -> None:
 @ANY_DYNAMO
 async def test_shards_are_merged_in_order(driver: Driver) -> None:
     await ready(driver)
-    await driver.write_many([session(f"s{n:02d}", expect=Expect.ANY, created_at=100 + n // 2) for n in range(30)], "t")
-    assert len({item["gsi5pk"]["S"] for item in await items(driver)}) == 4
+    times = {n: {"created_at": 100 + n // 2, "touched_at": 100 + n // 2} for n in range(30)}
+    await driver.write_many([session(f"s{n:02d}", expect=Expect.ANY, **times[n]) for n in range(30)], "t")
+    stored = await items(driver)
+    assert len({item["gsi6pk"]["S"] for item in stored}) == 2, "what changes with each turn"
+    assert len({item["gsi5pk"]["S"] for item in stored}) == 1, "what is written once takes half as many"
     expected = [f"s{n:02d}" for n in range(30)]
-    for page in (1, 7, 30, 50, None):
-        span = Span("sessions", "all_created", (), body=False)
-        assert ids(await scanned(driver, span, page)) == expected
-        assert ids(await scanned(driver, replace(span, descending=True), page)) == expected[::-1]
-    assert await driver.count(Span("sessions", "all_created", ())) == 30
-    bounded = Span("sessions", "all_created", (), low=105, high=107, descending=True)
+    for index in ("all_created", "all_touched"):
+        for page in (1, 7, 30, 50, None):
+            span = Span("sessions", index, (), body=False)
+            assert ids(await scanned(driver, span, page)) == expected
+            assert ids(await scanned(driver, replace(span, descending=True), page)) == expected[::-1]
+        assert await driver.count(Span("sessions", index, ())) == 30
+    bounded = Span("sessions", "all_touched", (), low=105, high=107, descending=True)
     assert ids(await scanned(driver, bounded, 4)) == [f"s{n:02d}" for n in range(15, 9, -1)]
     assert sorted(ids(await scanned(driver, Span("sessions", EVERYTHING), 7))) == expected
+
+
+@ANY_DYNAMO
+@pytest.mark.parametrize("shards", [1, 2, 4])
+async def test_a_page_asks_each_shard_once_for_its_share(open_another: Any, shards: int) -> None:
+    """Again only where a shard had more of the page than its share; then for all that is missing."""
+    db = open_another(listing_shards=shards)
+    driver: Any = db._engine.driver
+    asked: list[int] = []
+    call = driver._call
+
+    async def counted(operation: str, **params: Any) -> Any:
+        if operation == "query":
+            asked.append(params["Limit"])
+        return await call(operation, **params)
+
+    driver._call = counted
+    try:
+        await driver.open()
+        await ready(driver)
+        ids_ = [f"n{n}" for n in range(400)]
+        lots = [[id for id in ids_ if int(keys.digest(id, 8), 16) % shards == lot][:40] for lot in range(shards)]
+        dealt = [id for turn in zip(*lots, strict=True) for id in turn]
+        puts = [session(id, expect=Expect.ANY, touched_at=1000 - n) for n, id in enumerate(dealt)]
+        # Those of one shard alone.
+        puts += [session(id, expect=Expect.ANY, touched_at=100 - n) for n, id in enumerate(lots[0][20:])]
+        assert await driver.write_many(puts, "t") == []
+        page = await driver.scan(Span("sessions", "all_touched", (), descending=True, limit=20))
+        assert ids(page.records) == dealt[:20]
+        assert asked == {1: [20], 2: [17, 17], 4: [11] * 4}[shards]
+        asked.clear()
+        skewed = Span("sessions", "all_touched", (), high=100, descending=True, limit=20, body=False)
+        assert ids((await driver.scan(skewed)).records) == lots[0][20:]
+        assert asked == {1: [20], 2: [17, 17, 3], 4: [11] * 4 + [9]}[shards]
+    finally:
+        await close(db)
+
+
+@ANY_DYNAMO
+async def test_an_entry_of_a_record_that_is_read_itself_crosses_the_wire_without_its_header(db: Any) -> None:
+    for n in range(3):
+        await db.upsert_session(AgentSession(session_id=f"s{n}", agent_id="a", user_id="u", created_at=100 + n))
+    driver: Any = db.raw._engine.driver
+    sent: list[Any] = []
+    call = driver._call
+
+    async def watched(operation: str, **params: Any) -> Any:
+        reply = await call(operation, **params)
+        if operation == "query":
+            sent.append(reply["Items"])
+        return reply
+
+    driver._call = watched
+    for filters in ({}, {"user_id": "u"}, {"component_id": "a"}):
+        sent.clear()
+        found = await db.get_sessions(
+            limit=2, page=1, sort_by="created_at", sort_order="asc", include_runs=False, **filters
+        )
+        assert [one.session_id for one in found] == ["s0", "s1"]
+        assert [len(entries) for entries in sent] == [2] and not any("head" in entry for entry in sent[0])
 
 
 @ANY_DYNAMO
@@ -866,14 +930,14 @@ def test_where_the_data_lies_is_the_identity_and_no_secret_is_told(bare: pytest.
         region_name="eu-west-1",
         endpoint_url="https://u:p@db.example:8000/",
         table_name="mine",
-        listing_shards=2,
+        listing_shards=4,
         component_shards=3,
         session_table="my_sessions",
         **KEYS,  # type: ignore[arg-type]
     )
     told = db.to_dict()
     assert told["table_name"] == "mine" and told["endpoint_url"] == "https://db.example:8000"
-    assert told["region_name"] == "eu-west-1" and told["listing_shards"] == 2 and "compress" not in told
+    assert told["region_name"] == "eu-west-1" and told["listing_shards"] == 4 and "compress" not in told
     assert told["component_shards"] == 3
     assert not any(secret in json.dumps(told) + repr(db) for secret in (*KEYS.values(), "u:p"))
     again = DynamoDocstore.from_dict(json.loads(json.dumps({key: value for key, value in told.items() if key != "id"})))

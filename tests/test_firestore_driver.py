@@ -425,7 +425,7 @@ async def paged(driver: Driver, span: Span, size: int) -> list[str]:
 
 @everywhere
 async def test_a_page_of_a_divided_index_asks_each_shard_for_its_share(open_another: Any) -> None:
-    db = open_another(listing_shards=3, component_shards=2)
+    db = open_another(listing_shards=6, component_shards=2)  # half of them for what is written once
     driver = db._engine.driver
     await driver.write_many([session(f"s{n:03}", created_at=100 + n // 2, components=("a",)) for n in range(100)], "t")
     texts = [stored["ix_all_created"] for stored in documents_of(driver, "sessions").values()]
@@ -455,7 +455,7 @@ async def test_a_page_of_a_divided_index_asks_each_shard_for_its_share(open_anot
 @everywhere
 async def test_an_index_can_be_divided_later(open_another: Any) -> None:
     """What was stored before stays in the listings, and leaves its place with its next write."""
-    db, wide = Awaitable(open_another(listing_shards=1, component_shards=1)), Awaitable(open_another(listing_shards=4))
+    db, wide = Awaitable(open_another(listing_shards=1, component_shards=1)), Awaitable(open_another(listing_shards=8))
     for number in range(12):
         await db.upsert_session(AgentSession(session_id=f"s{number:02}", agent_id="a", created_at=100 + number))
     driver = wide.raw._engine.driver

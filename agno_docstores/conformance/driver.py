@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agno_docstores import keys
 from agno_docstores.codec import Json
 from agno_docstores.errors import Conflict, PayloadTooLargeError, StorageMissingError, UnsupportedTopologyError
 from agno_docstores.port import (
@@ -733,6 +734,37 @@ async def test_an_index_of_few_values_is_in_order(driver: Driver) -> None:
     assert ids(await scanned(driver, Span("traces", "all_started", (True,), descending=True), 6)) == expected[::-1]
     assert await driver.count(Span("traces", "all_started", (True,))) == 20
     assert ids(await scanned(driver, Span("traces", "all_started", (True,), low="05", high="07"))) == expected[5:8]
+
+
+async def test_an_index_is_in_order_however_its_entries_are_dealt(driver: Driver) -> None:
+    """Dealt by a hash of the id, say: all in one place, all that match in one place, or one place after the other."""
+    await ready(driver)
+    numbered = [f"d{n:03}" for n in range(200)]
+    even, odd = ([id for id in numbered if int(keys.digest(id, 8), 16) % 2 == half] for half in (0, 1))
+    deals: dict[str, list[tuple[str, str]]] = {
+        "alone": [(id, "OK") for id in even[:40]],
+        "matching": [
+            one for pair in zip(even[:20], odd[:20], strict=True) for one in ((pair[0], "OK"), (pair[1], "NO"))
+        ],
+        "apart": [(id, "OK") for id in (*even[:25], *odd[:25], *even[25:30])],
+    }
+    for number, (deal, dealt) in enumerate(deals.items()):
+        low, high = f"{number}", f"{number}~"
+        puts = [
+            trace(id, expect=Expect.ANY, start_time=f"{number}{place:03}", status=status, session_id=deal)
+            for place, (id, status) in enumerate(dealt)
+        ]
+        assert await driver.write_many(puts, f"token-{number}") == []
+        whole = Span("traces", "all_started", (True,), low=low, high=high)
+        for where in ((), (Eq("status", "OK"),)):
+            expected = [id for id, status in dealt if not where or status == "OK"]
+            for page in (1, 3, 20, 40, 100, None):
+                for descending in (False, True):
+                    asked = replace(whole, where=where, descending=descending)
+                    for body in (False, True):
+                        found = await scanned(driver, replace(asked, body=body), page)
+                        told = [r.ref.id for r in found if all(c.holds(r.fields) for c in where)]
+                        assert told == expected[:: -1 if descending else 1], (deal, where, page, descending)
 
 
 async def test_a_header_lacks_volatile_fields_only(driver: Driver) -> None:

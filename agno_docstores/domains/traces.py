@@ -199,7 +199,7 @@ class Traces:
         Raises `ValueError` for a `filter_expr` that is wrong; ([], 0) and a log entry where the read failed. Eventually
         consistent on DynamoDB. With one of the ids (also as EQ under a top-level AND of `filter_expr`) and no other
         filter but `start_time`, 2 requests, and the page's headers; with more, the headers of all that have this id.
-        Without an id, likewise over all traces: on DynamoDB 2 requests for each of the `listing_shards`.
+        Without an id, likewise over all traces: on DynamoDB 2 requests for each of the `listing_shards` (2).
         """
         equal = {
             "run_id": run_id or None,

@@ -12,8 +12,10 @@ Settings of this store, besides those of every docstore:
 - `compress`: bodies over 1 KB are stored compressed. False keeps them readable in the console, and costs write units.
 - `consistent_reads`: strongly consistent reads wherever DynamoDB has them. False halves the price of reading, and lets
   an agent miss the turn just saved; what is written stays correct.
-- `listing_shards`: partitions over which the indexes of all sessions are spread. More take more writes a second (about
-  1,000 each), and cost one request more for each page of an unfiltered listing. It may be raised, never lowered.
+- `listing_shards`: partitions over which the indexes of all sessions are spread, 2 unless something else is said; that
+  of all sessions by `created_at`, which is written once for a session, over half as many. Each takes some 500 turns a
+  second, and costs one request more for each page of an unfiltered listing. It may be raised, never lowered, and by all
+  processes at once: one that knows of fewer does not see what lies in the others.
 - `component_shards`: the same for the listing of one agent's, team's or workflow's sessions, 1 unless something else is
   said. One component takes some 500 turns a second for each. It may be raised at any time, never lowered.
 """
@@ -40,7 +42,7 @@ from agno_docstores_dynamo.connection import (
     is_async,
     resends,
 )
-from agno_docstores_dynamo.driver import DynamoDriver
+from agno_docstores_dynamo.driver import COMPONENT_SHARDS, LISTING_SHARDS, DynamoDriver
 from agno_docstores_dynamo.translate import Translator
 
 if TYPE_CHECKING:
@@ -66,8 +68,8 @@ class DynamoDocstore(Docstore):
         table_name: str = "agno",
         compress: bool = True,
         consistent_reads: bool = True,
-        listing_shards: int = 4,
-        component_shards: int = 1,
+        listing_shards: int = LISTING_SHARDS,
+        component_shards: int = COMPONENT_SHARDS,
         **options: Unpack[StoreOptions],
     ) -> None:
         """`db_client`: a boto3 client of DynamoDB, which stays yours. Or the arguments of one; or neither: the SDK's
@@ -117,8 +119,8 @@ class AsyncDynamoDocstore(AsyncDocstore):
         table_name: str = "agno",
         compress: bool = True,
         consistent_reads: bool = True,
-        listing_shards: int = 4,
-        component_shards: int = 1,
+        listing_shards: int = LISTING_SHARDS,
+        component_shards: int = COMPONENT_SHARDS,
         **options: Unpack[StoreOptions],
     ) -> None:
         """`db_client`: a client of aiobotocore (for the event loop that it was made on) or of boto3 (for any), which
@@ -226,7 +228,7 @@ def _settings(
         settings["compress"] = False
     if not consistent_reads:
         settings["consistent_reads"] = False
-    usual = {"listing_shards": 4, "component_shards": 1}
+    usual = {"listing_shards": LISTING_SHARDS, "component_shards": COMPONENT_SHARDS}
     return {**settings, **{name: number for name, number in shards.items() if number != usual[name]}}
 
 

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -89,9 +90,11 @@ log = logging.getLogger("agno_docstores")
 
 READY_SECONDS = 120  # that a table being created is waited for
 POLL = 0.5  # seconds between two looks at it
+MOST_ASKED = 1000  # entries, where most may not match
 UNPROCESSED_ATTEMPTS = 8  # of a batch of which DynamoDB leaves something over
 LOOKS = 10  # at a record that keeps moving, and attempts of a write that expects nothing of it
 BACKOFF, BACKOFF_CAP = 0.05, 2.0  # seconds; each wait is a random part of min(cap, BACKOFF * 2**n)
+LISTING_SHARDS, COMPONENT_SHARDS = 2, 1  # unless something else is said
 DONE = "done"  # a lane of a scan that has been read to its end, in a cursor
 
 Address = tuple[str, str, str]  # of an item: table, pk, sk
@@ -135,6 +138,7 @@ class Lane:
     keys: tuple[str, ...]  # the attributes that make a cursor
     condition: str | None = None
     inhabited: bool = True  # False: its bounds exclude everything
+    picky: bool = False  # True: conditions may leave little of what it reads
     filters: list[str] = field(default_factory=list)
     projection: list[str] | None = None
     start: Item | None = None  # where the next request goes on
@@ -184,8 +188,8 @@ class DynamoDriver(Driver):
         *,
         compress: bool = True,
         consistent_reads: bool = True,
-        listing_shards: int = 4,
-        component_shards: int = 1,
+        listing_shards: int = LISTING_SHARDS,
+        component_shards: int = COMPONENT_SHARDS,
     ) -> None:
         super().__init__(io, kinds, tables)
         for name, shards in (("listing_shards", listing_shards), ("component_shards", component_shards)):
@@ -427,7 +431,7 @@ class DynamoDriver(Driver):
             revs: list[Rev | None] = []
             for number, (write, before) in enumerate(zip(writes, befores, strict=True)):
                 assert before is not None
-                own, rev = await self.io.work(_is_long(write), self._steps, number, write, before, token)
+                own, rev = await self.io.work(partial(_is_long, write), self._steps, number, write, before, token)
                 steps += own
                 revs.append(rev)
             try:
@@ -893,6 +897,10 @@ class DynamoDriver(Driver):
         lanes = [self._query(layout, pk, f"{slot}sk", span, slot=slot) for pk in layout.partitions(index, span.eq)]
         for lane in lanes:
             lane.params["IndexName"] = slot
+            lane.picky = bool(_undecided(index, span))
+            if span.body and not lane.picky and layout.kind.parent is None:
+                # The records are read themselves; of their entries only the place is needed.
+                lane.projection = [*lane.keys, "id", "expires_at"]
         return [lane for lane in lanes if lane.inhabited]
 
     def _table_lane(self, layout: Layout, span: Span) -> Lane:
@@ -907,15 +915,16 @@ class DynamoDriver(Driver):
     @staticmethod
     def _push(lane: Lane, layout: Layout, span: Span) -> None:
         """Have DynamoDB leave out what does not match: it is billed, but does not cross the wire."""
+        lane.picky = bool(span.where)
         lane.filters += filter(None, (lane.words.holds(layout, condition) for condition in span.where))
 
     async def _merge(self, lanes: list[Lane], span: Span, decode: Callable[[Item], Stored]) -> list[Stored]:
         """The next records over all lanes, in order: as many as asked for; without a limit, what one request gives.
 
-        Each request asks for what is wanted, then for more and more: a filter may leave little of it.
+        Each lane is asked for its share, and again only where the merge has used that up. Then it has more than its
+        share, so it is asked for all that is missing; under conditions, for more and more: they may leave little of it.
         """
-        want = span.limit
-        ask = want if want is None or len(lanes) == 1 else max(4, -(-want * 3 // (2 * len(lanes))))
+        want, ask = span.limit, None
         first = max if span.descending else min
         records: list[Stored] = []
         seen: set[str] = set()
@@ -924,8 +933,13 @@ class DynamoDriver(Driver):
             if dry:
                 if want is None and records:
                     break
+                if want is not None:
+                    missing = want - len(records)
+                    if ask is None:
+                        ask = keys.share(missing, len(lanes))
+                    else:
+                        ask = min(4 * ask, MOST_ASKED) if dry[0].picky else missing
                 await self.io.gather(*(self._fill(lane, ask) for lane in dry))
-                ask = None if ask is None else min(4 * ask, 1000)
                 continue
             ready = [lane for lane in lanes if lane.buffer]
             if not ready:
@@ -1039,6 +1053,22 @@ def _is_long(write: Write) -> bool:
 def _is_long_item(item: Item) -> bool:
     """Whether to read an item does."""
     return len(next(iter(item["body"].values()))) >= LONG_PACKED if "body" in item else False
+
+
+def _undecided(index: Index, span: Span) -> list[Condition]:
+    """The conditions that a record may fail although it is in the span."""
+    given = dict(zip(index.eq, span.eq, strict=True))
+
+    def decided(condition: Condition) -> bool:
+        if isinstance(condition, Eq | Has):
+            return condition.field in given and keys.encode((given[condition.field],)) == keys.encode(
+                (condition.value,)
+            )
+        return isinstance(condition, Range) and (
+            (condition.field, condition.low, condition.high) == (index.sort, span.low, span.high)
+        )
+
+    return [condition for condition in span.where if not decided(condition)]
 
 
 def _may_match(record: Stored, where: Sequence[Condition]) -> bool:

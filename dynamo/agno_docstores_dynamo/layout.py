@@ -307,12 +307,7 @@ class Layout:
         return [self.slot_pk(index, eq, shard) for shard in range(self._shards(index))]
 
     def _shards(self, index: Index) -> int:
-        if index.spread or not index.eq:
-            return self.shards
-        return self.component_shards if index.crowded else 1
-
-    def _shard(self, id: str, index: Index) -> int:
-        return int(keys.digest(id, 8), 16) % self._shards(index)
+        return index.shards(self.shards, self.component_shards)
 
     # Writing
 
@@ -374,7 +369,7 @@ class Layout:
             sort = fields.get(index.sort)
             sk = keys.encode((None if isinstance(sort, tuple) else sort, id))
             combined = [eq for eq in product(*choices) if None not in eq]
-            entries[slot] = [(self.slot_pk(index, eq, self._shard(id, index)), sk) for eq in combined]
+            entries[slot] = [(self.slot_pk(index, eq, keys.shard(id, self._shards(index))), sk) for eq in combined]
         return entries
 
     @staticmethod
@@ -420,7 +415,9 @@ class Layout:
     def decode_entry(self, item: Item, index: Index, eq: Sequence[Scalar]) -> Stored:
         """An entry of a global index: a header, in which the volatile fields that the entry does not tell are missing
         from `fields` altogether. Its `Rev` is empty: a token in the entries would have each rewritten, and
-        billed, with each save."""
+        billed, with each save. Of an entry that was read without its header, all fields are missing."""
+        if "head" not in item:
+            return Stored(self._ref(item["id"]["S"], {}), Rev(""), {}, None, _expiry(item))
         head = item["head"]["M"]
         fields: dict[str, FieldValue] = {
             name: from_value(head[name]) if name in head else None

@@ -24,11 +24,13 @@ from typing import Any
 from google.cloud.firestore_v1 import types
 
 from agno_docstores import keys
+from agno_docstores.conformance.traces import span, trace
 from agno_docstores.facade import Docstore
 from agno_docstores.io import SyncIo
 from agno_docstores.memory import MemoryDriver, MemoryStore
 from agno_docstores.port import Kind, Put, Rev, Stored, Write
 from agno_docstores.schema import KINDS
+from agno_docstores_dynamo.driver import COMPONENT_SHARDS, LISTING_SHARDS
 from agno_docstores_dynamo.layout import CHANGES, Item, Layout, item_bytes
 from agno_docstores_firestore import documents
 from tests.bench.report import between_markers
@@ -38,8 +40,12 @@ from tests.meters import KB, prose
 USERS, RATE = 10_000_000, 1000  # users; turns a second
 SESSIONS_EACH, AGENTS = 5, 1  # of one user; of the service (of several, few do most of the work: Zipf, too)
 PARTITION_WRITES = 1000  # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html
-SETTINGS = ((1, 1), (4, 1), (4, 4), (8, 8))  # listing_shards and component_shards; the second are the usual
+BEFORE = 3_600_000  # turns that came before those that are replayed: an hour of them
+SETTINGS = ((1, 1), (2, 1), (2, 2), (4, 4), (8, 8))  # listing_shards and component_shards; the second are the usual
 DOCUMENT_WRITES, ASCENDING_WRITES = 1, 500  # https://cloud.google.com/firestore/quotas, .../docs/best-practices
+
+TRACED = ((2, 1), (4, 1), (8, 1), (16, 1))  # `component_shards` does not divide traces
+SPANS_EACH = 5  # of a traced turn
 
 Change = tuple[Stored | None, Write]  # what was there, and what is written
 
@@ -71,8 +77,8 @@ class SinkDocstore(Docstore):
 class DynamoLoad:
     """Write units by index (`table`: the table itself) and partition key, as Layout places and DynamoDB bills them."""
 
-    shards: int = 4
-    component_shards: int = 1
+    shards: int = LISTING_SHARDS
+    component_shards: int = COMPONENT_SHARDS
     units: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -80,6 +86,13 @@ class DynamoLoad:
             name: Layout(kind, "agno", shards=self.shards, compress=True, component_shards=self.component_shards)
             for name, kind in KINDS.items()
         }
+
+    def queries(self, index: str) -> int:
+        """That a page of sessions by this index takes."""
+        sessions = KINDS["sessions"]
+        declared = sessions.index(index)
+        assert declared is not None
+        return len(self._layouts["sessions"].partitions(declared, ("x",) * len(declared.eq)))
 
     def committed(self, changes: Sequence[Change], token: str) -> None:
         old: dict[tuple[str, str], Item] = {}
@@ -169,14 +182,22 @@ class FirestoreLoad:
         return found
 
 
-def replay(turns: int, *watchers: Any, agents: int = AGENTS, seed: int = 1) -> None:
-    """So many turns of so many agents, a thousandth of a second after one another."""
+def replay(turns: int, *watchers: Any, agents: int = AGENTS, before: int = BEFORE, seed: int = 1) -> None:
+    """So many turns of so many agents, a thousandth of a second after one another; of a service that has had so many
+    before, which are not replayed: a session that is likely to have had one of them is there, and saving it then is not
+    counted. 0: an empty store, on which two of three turns begin a session."""
     db: Any = SinkDocstore(*watchers)
+    sink: Any = db._engine.driver
     chooser, started = random.Random(seed), 1_800_000_000.0
 
     def zipf(of: int) -> int:
         """A rank from 1 to `of`, the first of which comes as often as the second and third together, nearly."""
         return int(math.exp(chooser.random() * math.log(of + 1)))
+
+    def likely(rank: int) -> float:
+        """That a session of the user of this rank has had a turn before."""
+        each = math.log(1 + 1 / rank) / math.log(USERS + 1) / SESSIONS_EACH
+        return 1 - math.exp(-before * each)
 
     texts = [prose(5 * KB, number) for number in range(20)]
     draft = run_of("any", 0, KB).to_dict()
@@ -184,12 +205,19 @@ def replay(turns: int, *watchers: Any, agents: int = AGENTS, seed: int = 1) -> N
     for number in range(turns):
         now = started + number / RATE
         db.io.now = lambda now=now: now
-        user = f"user-{zipf(USERS)}"
+        rank = zipf(USERS)
+        user = f"user-{rank}"
         # Agno draws the ids of sessions and runs at random.
         id = keys.digest(f"{user}/{chooser.randrange(SESSIONS_EACH)}")
         if id not in sessions:
             agent = f"agent-{zipf(agents)}"
             sessions[id] = session_of(id, number, user_id=user, agent_id=agent, created_at=int(now))
+            if chooser.random() < likely(rank):
+                then = started - 1 - chooser.random() * before / RATE
+                db.io.now, sink.watchers = (lambda then=then: then), ()
+                sessions[id].created_at = int(then)
+                db.upsert_session(sessions[id], deserialize=False)
+                db.io.now, sink.watchers = (lambda now=now: now), watchers
         session = sessions[id]
         session.session_data["session_state"]["turns"] = number
         db.upsert_session(session, deserialize=False)
@@ -198,25 +226,33 @@ def replay(turns: int, *watchers: Any, agents: int = AGENTS, seed: int = 1) -> N
         db.upsert_run(run, id, user)
 
 
-def markdown(turns: int, loads: Sequence[DynamoLoad], firestore: FirestoreLoad) -> str:
-    settings = [f"`listing_shards={load.shards}`, `component_shards={load.component_shards}`" for load in loads]
-    rows: dict[str, list[str]] = {}
-    totals: dict[str, float] = {}
-    for load in loads:
-        for what, _, units, total in hottest(load, turns):
-            rows.setdefault(what, []).append(_rate(units, PARTITION_WRITES))
-            totals[what] = total
+def replay_traces(turns: int, *watchers: Any, spans: int = SPANS_EACH) -> None:
+    """What tracing writes of so many turns of one agent: a trace, then its spans, as Agno's exporter does."""
+    db: Any = SinkDocstore(*watchers)
+    for number in range(turns):
+        id, user = f"{number:032x}", {"user_id": f"user-{number}", "session_id": f"session-{number}"}
+        db.upsert_trace(trace(id, number, agent_id="agent-1", run_id=f"run-{number}", **user))
+        db.create_spans(
+            [span(f"{id}-{n}", id, number + n, attributes={"text": prose(KB, number)}) for n in range(spans)]
+        )
+
+
+def markdown(turns: int, before: int, loads: Sequence[DynamoLoad], firestore: FirestoreLoad, traces: str = "") -> str:
+    """The tables; `traces` is that of tracing."""
     lines = [
-        f"{RATE:,} turns a second of {USERS:,} users and {AGENTS} agent; {turns:,} turns replayed.",
+        f"{RATE:,} turns a second of {USERS:,} users and {AGENTS} agent; {turns:,} turns replayed, {before:,} before.",
         "",
-        f"| DynamoDB: write units a second; a partition takes {PARTITION_WRITES:,} | all together | hottest partition, "
-        + " | ".join(settings)
-        + " |",
-        "|---" * (len(loads) + 2) + "|",
-        *(f"| {what} | {totals[what]:,.0f} | {' | '.join(cells)} |" for what, cells in rows.items()),
-        f"| queries for a page of all sessions | | {' | '.join(str(load.shards) for load in loads)} |",
-        f"| queries for a page of one agent's | | {' | '.join(str(load.component_shards) for load in loads)} |",
+        *_partitions(turns, loads),
+        *(
+            f"| queries for a page of {what} | | {' | '.join(str(load.queries(index)) for load in loads)} |"
+            for what, index in (
+                ("all sessions by `created_at`", "all_created"),
+                ("all sessions by `updated_at`", "all_touched"),
+                ("one agent's", "component_created"),
+            )
+        ),
         "",
+        *([traces] if traces else []),
         "| Firestore | writes a second | limit |",
         "|---|---|---|",
     ]
@@ -227,6 +263,36 @@ def markdown(turns: int, loads: Sequence[DynamoLoad], firestore: FirestoreLoad) 
         rate = _rate(count / turns * RATE, ASCENDING_WRITES)
         lines.append(f"| ascending values of `{name}` in `{kind}` | {rate} | {ASCENDING_WRITES} |")
     return "\n".join(lines) + "\n\n" + shard_keys()
+
+
+def traces_markdown(turns: int, loads: Sequence[DynamoLoad]) -> str:
+    return "\n".join(
+        [
+            f"The same with tracing: {RATE:,} turns a second of one agent, each a trace of {SPANS_EACH} spans; what "
+            f"these add. {turns:,} turns replayed.",
+            "",
+            *_partitions(turns, loads),
+            "",
+        ]
+    )
+
+
+def _partitions(turns: int, loads: Sequence[DynamoLoad]) -> list[str]:
+    """A table's head, and a row of each index."""
+    settings = [f"`listing_shards={load.shards}`, `component_shards={load.component_shards}`" for load in loads]
+    rows: dict[str, list[str]] = {}
+    totals: dict[str, float] = {}
+    for load in loads:
+        for what, _, units, total in hottest(load, turns):
+            rows.setdefault(what, []).append(_rate(units, PARTITION_WRITES))
+            totals[what] = total
+    return [
+        f"| DynamoDB: write units a second; a partition takes {PARTITION_WRITES:,} | all together | hottest partition, "
+        + " | ".join(settings)
+        + " |",
+        "|---" * (len(loads) + 2) + "|",
+        *(f"| {what} | {totals[what]:,.0f} | {' | '.join(cells)} |" for what, cells in rows.items()),
+    ]
 
 
 def _rate(rate: float, limit: float) -> str:
@@ -273,11 +339,14 @@ def hottest(dynamo: DynamoLoad, turns: int) -> list[tuple[str, str, float, float
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--turns", type=int, default=20_000)
+    parser.add_argument("--before", type=int, default=BEFORE, help="turns that came before; 0: an empty store")
     parser.add_argument("--page", type=Path, help="write the tables between the markers of this file")
     options = parser.parse_args(arguments)
     loads, firestore = [DynamoLoad(*setting) for setting in SETTINGS], FirestoreLoad()
-    replay(options.turns, *loads, firestore)
-    text = markdown(options.turns, loads, firestore)
+    replay(options.turns, *loads, firestore, before=options.before)
+    traced = [DynamoLoad(*setting) for setting in TRACED]
+    replay_traces(options.turns // 10, *traced)
+    text = markdown(options.turns, options.before, loads, firestore, traces_markdown(options.turns // 10, traced))
     print(text)
     if options.page:
         options.page.write_text(between_markers(options.page.read_text(), "scale", text))
