@@ -123,17 +123,30 @@ def test_plumbing_is_measured_for_each_port_operation() -> None:
 def test_no_partition_of_dynamodb_takes_more_than_it_may_where_one_agent_has_all_the_turns() -> None:
     """But the agent's own, which is divided where that is asked for. A user's or a session's are far from it."""
     narrow, wide = scale.DynamoLoad(), scale.DynamoLoad(component_shards=4)
-    firestore = scale.FirestoreLoad()
-    scale.replay(600, narrow, wide, firestore)
+    scale.replay(600, narrow, wide)
     loads = [{what: rate for what, _, rate, _ in scale.hottest(load, 600)} for load in (narrow, wide)]
     over = [{what for what, rate in load.items() if rate > scale.PARTITION_WRITES} for load in loads]
     assert over == [{"sessions component_touched"}, set()]
-    assert ("runs", "created_at") not in firestore.ascending(), "all within a second"
-    told = scale.markdown(600, scale.BEFORE, [narrow, wide], firestore)
+    firestore = scale.FirestoreLoad()
+    scale.replay(20, firestore)
+    told = scale.markdown(600, scale.BEFORE, [narrow, wide], [firestore])
     whole, divided = (round(load["sessions component_touched"]) for load in loads)
     assert f"| sessions component_touched | {whole:,} | {whole:,} **over** | {divided} |" in told
     assert '| `runs` | `{_id: "hashed"}` | `session_id`; `user_id`' in told
     assert "| `jobs` | not sharded" in told and "jobs_claims" not in told
+
+
+def test_no_range_of_firestore_takes_more_than_it_may_where_listings_are_divided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And what ascends of itself is exempt from the indexes. Of 600 turns, in six seconds so that times ascend."""
+    monkeypatch.setattr(scale, "RATE", 100)
+    usual, divided = scale.FirestoreLoad(), scale.FirestoreLoad((4, 4), exempt=True)
+    scale.replay(600, usual, divided)
+    rates = [{path: count / 600 * 1000 for path, count in load.ascending().items()} for load in (usual, divided)]
+    over = [{path for path, rate in found.items() if rate > scale.ASCENDING_WRITES} for found in rates]
+    assert over[0] >= {("sessions", "ix_all_touched"), ("sessions", "ix_component_touched"), ("runs", "created_at")}
+    assert over[1] == set() and max(rates[1].values()) > 200, "and it is there what they write"
 
 
 def test_an_empty_store_on_which_most_turns_begin_a_session_needs_four_shards() -> None:

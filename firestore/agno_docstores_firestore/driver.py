@@ -18,7 +18,7 @@ saves two index entries a document, and have Firestore remove what has expired (
 The declared fields are for people and their ad-hoc queries; the driver queries `ix_` fields, and `expires_at` where
 sessions have a lifetime, so the others may be exempted likewise. Above 500 writes a second to one collection those that
 ascend with time (`created_at`, `updated_at`, `touched_at`) have to be: Firestore takes no more at the end of one index.
-So does each `ix_` field by time of few values: exempt those by which you do not list.
+So it is with each `ix_` field by time of few values: `listing_shards` and `component_shards` divide them.
 """
 
 from __future__ import annotations

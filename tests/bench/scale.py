@@ -42,6 +42,7 @@ SESSIONS_EACH, AGENTS = 5, 1  # of one user; of the service (of several, few do 
 PARTITION_WRITES = 1000  # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html
 BEFORE = 3_600_000  # turns that came before those that are replayed: an hour of them
 SETTINGS = ((1, 1), (2, 1), (2, 2), (4, 4), (8, 8))  # listing_shards and component_shards; the second are the usual
+FIRESTORE_SETTINGS = (((1, 1), False), ((1, 1), True), ((4, 4), True))  # shards, and whether declared fields are exempt
 DOCUMENT_WRITES, ASCENDING_WRITES = 1, 500  # https://cloud.google.com/firestore/quotas, .../docs/best-practices
 
 TRACED = ((2, 1), (4, 1), (8, 1), (16, 1))  # `component_shards` does not divide traces
@@ -147,10 +148,13 @@ def units_of(item: Item) -> int:
 
 @dataclass
 class FirestoreLoad:
-    """Writes by document, and the values of each indexed field in the order of writing."""
+    """Writes by document, and the values of each indexed field, by shard, in the order of writing. `exempt`: the
+    declared fields, which the driver does not query, are left out of the indexes."""
 
+    shards: documents.Shards = (1, 1)
+    exempt: bool = False
     documents: Counter[tuple[str, str]] = field(default_factory=Counter)
-    values: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
+    values: dict[tuple[str, str, str], list[Any]] = field(default_factory=dict)
 
     def committed(self, changes: Sequence[Change], token: str) -> None:
         for _, write in changes:
@@ -159,27 +163,34 @@ class FirestoreLoad:
             if not isinstance(write, Put):
                 continue
             document = types.Document.pb()(name=f"projects/p/databases/d/documents/{kind.name}/x")
-            documents.fill(document, kind, write, token, compress=True)
+            documents.fill(document, kind, write, token, compress=True, shards=self.shards)
             for name, value in document.fields.items():
-                if name != documents.BODY:
-                    self._indexed((kind.name, name), value)
+                declared = not name.startswith("ix_") and name != documents.EXPIRES_AT
+                if name != documents.BODY and not (self.exempt and declared):
+                    self._indexed(kind.name, name, value)
 
-    def _indexed(self, path: tuple[str, str], value: Any) -> None:
+    def _indexed(self, kind: str, name: str, value: Any) -> None:
         which = value.WhichOneof("value_type")
         if which == "map_value":  # each of its entries is indexed as a field of its own
-            self.values.setdefault(path, []).extend(one.string_value for one in value.map_value.fields.values())
+            found: list[Any] = [one.string_value for one in value.map_value.fields.values()]
         elif which in ("integer_value", "string_value"):
-            self.values.setdefault(path, []).append(getattr(value, which))
+            found = [getattr(value, which)]
+        else:
+            return
+        for one in found:
+            shard = one.removesuffix(documents.position(one)) if name.startswith("ix_") else ""
+            self.values.setdefault((kind, name, shard), []).append(one)
 
     def ascending(self) -> dict[tuple[str, str], int]:
-        """The fields whose values grow with time, so that all are written at the end of the index, which is one place;
-        and how often that was. Grow: what was written early is all below what was written late."""
-        found = {}
-        for path, values in self.values.items():
+        """The fields whose values grow with time, so that all are written at the end of the index, or of a shard of it,
+        which is one place; and how often that was, in the busiest. Grow: what was written early is all below what was
+        written late."""
+        found: Counter[tuple[str, str]] = Counter()
+        for (kind, name, _), values in self.values.items():
             early, late = values[: len(values) * 2 // 5], values[len(values) * 3 // 5 :]
             if early and max(early) < min(late):
-                found[path] = len(values)
-        return found
+                found[kind, name] = max(found[kind, name], len(values))
+        return dict(found)
 
 
 def replay(turns: int, *watchers: Any, agents: int = AGENTS, before: int = BEFORE, seed: int = 1) -> None:
@@ -237,7 +248,9 @@ def replay_traces(turns: int, *watchers: Any, spans: int = SPANS_EACH) -> None:
         )
 
 
-def markdown(turns: int, before: int, loads: Sequence[DynamoLoad], firestore: FirestoreLoad, traces: str = "") -> str:
+def markdown(
+    turns: int, before: int, loads: Sequence[DynamoLoad], stores: Sequence[FirestoreLoad], traces: str = ""
+) -> str:
     """The tables; `traces` is that of tracing."""
     lines = [
         f"{RATE:,} turns a second of {USERS:,} users and {AGENTS} agent; {turns:,} turns replayed, {before:,} before.",
@@ -253,16 +266,31 @@ def markdown(turns: int, before: int, loads: Sequence[DynamoLoad], firestore: Fi
         ),
         "",
         *([traces] if traces else []),
-        "| Firestore | writes a second | limit |",
-        "|---|---|---|",
+        *_ascending(turns, stores),
     ]
-    (kind, _), count = firestore.documents.most_common(1)[0]
-    rate = _rate(count / turns * RATE, DOCUMENT_WRITES)
-    lines.append(f"| the hottest document, of `{kind}` | {rate} | about {DOCUMENT_WRITES} |")
-    for (kind, name), count in sorted(firestore.ascending().items()):
-        rate = _rate(count / turns * RATE, ASCENDING_WRITES)
-        lines.append(f"| ascending values of `{name}` in `{kind}` | {rate} | {ASCENDING_WRITES} |")
     return "\n".join(lines) + "\n\n" + shard_keys()
+
+
+def _ascending(turns: int, loads: Sequence[FirestoreLoad]) -> list[str]:
+    """A table's head, and a row of each place that Firestore writes in turn."""
+    settings = [
+        "`listing_shards={}`, `component_shards={}`".format(*load.shards)
+        + (", declared fields exempt" if load.exempt else "")
+        for load in loads
+    ]
+    (kind, _), count = loads[0].documents.most_common(1)[0]
+    busiest = _rate(count / turns * RATE, DOCUMENT_WRITES)
+    counts = [load.ascending() for load in loads]
+    lines = [
+        "| Firestore: writes a second | limit | " + " | ".join(settings) + " |",
+        "|---" * (len(loads) + 2) + "|",
+        f"| the hottest document, of `{kind}` | about {DOCUMENT_WRITES} | " + " | ".join(busiest for _ in loads) + " |",
+    ]
+    for path in sorted({path for found in counts for path in found}):
+        rates = [_rate(found[path] / turns * RATE, ASCENDING_WRITES) if path in found else "-" for found in counts]
+        where = f"ascending values of `{path[1]}` in `{path[0]}`"
+        lines.append(f"| {where} | {ASCENDING_WRITES} | {' | '.join(rates)} |")
+    return lines
 
 
 def traces_markdown(turns: int, loads: Sequence[DynamoLoad]) -> str:
@@ -342,11 +370,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--before", type=int, default=BEFORE, help="turns that came before; 0: an empty store")
     parser.add_argument("--page", type=Path, help="write the tables between the markers of this file")
     options = parser.parse_args(arguments)
-    loads, firestore = [DynamoLoad(*setting) for setting in SETTINGS], FirestoreLoad()
-    replay(options.turns, *loads, firestore, before=options.before)
+    loads = [DynamoLoad(*setting) for setting in SETTINGS]
+    stores = [FirestoreLoad(*setting) for setting in FIRESTORE_SETTINGS]
+    replay(options.turns, *loads, *stores, before=options.before)
     traced = [DynamoLoad(*setting) for setting in TRACED]
     replay_traces(options.turns // 10, *traced)
-    text = markdown(options.turns, options.before, loads, firestore, traces_markdown(options.turns // 10, traced))
+    text = markdown(options.turns, options.before, loads, stores, traces_markdown(options.turns // 10, traced))
     print(text)
     if options.page:
         options.page.write_text(between_markers(options.page.read_text(), "scale", text))
