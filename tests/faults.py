@@ -1,17 +1,28 @@
 """Faults at the gateway: the n-th call of an operation fails, loses its reply, is made twice, or the process ends; or
-the store is gone from there on. `native` is what a store's own client raises, for the driver to translate."""
+the store is gone from there on. `native` is what a store's own client raises, for the driver to translate.
+
+`replays` does an operation again and again, on new storage each time, until each of its calls has been struck.
+"""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from agno_docstores.conformance.plugin import Awaitable as Handle
+from agno_docstores.conformance.plugin import close
 from agno_docstores.errors import StoreUnavailableError
 from agno_docstores.io import Io, Repeat
 from tests.harness import Cell
 
-KINDS = ("unreachable", "lost reply", "repeated", "crash before", "crash after")
+TRANSIENT = ("unreachable", "lost reply", "repeated")  # an operation goes on, as if nothing had been
+CRASHES = ("crash before", "crash after")
+FAULTS = (*TRANSIENT, *CRASHES)
+MOST_CALLS = 80  # of one operation
 
 
 def places(cell: Cell, kind: str, most: int) -> range:
@@ -20,7 +31,7 @@ def places(cell: Cell, kind: str, most: int) -> range:
     what a call leaves behind is what is looked at, every third, from the first, second or third as the kind has it."""
     if cell.store == "memory" or kind == "none":
         return range(1, most)
-    return range(1 + KINDS.index(kind) % 3, most, 3)
+    return range(1 + FAULTS.index(kind) % 3, most, 3)
 
 
 class Crashed(Exception):
@@ -60,6 +71,118 @@ class Fault:
         if self.kind == "repeated":
             self.struck = True
             raise Repeat
+
+
+@dataclass
+class Replay:
+    """One time that an operation is done: on storage of its own, with the fault that is to strike it."""
+
+    cell: Cell
+    storage: str
+    fault: Fault
+    arrange: Callable[[Any], Any]
+    handles: list[Any] = field(default_factory=list)
+
+    def open(self, **options: Any) -> Any:
+        """One more handle on the storage. It is closed when the replay is over."""
+        handle = Handle(self.arrange(self.cell.open(self.storage, **options)))
+        self.handles.append(handle)
+        return handle
+
+    async def strike(self, db: Any, operation: Callable[[Any], Awaitable[Any]]) -> Any:
+        """What the operation answers with the fault. Raises `Crashed`, and whatever the operation does."""
+        db.io.hooks.append(self.fault)
+        try:
+            return await operation(db)
+        finally:
+            db.io.hooks.clear()
+
+    def __str__(self) -> str:
+        return f"{self.fault.kind} at call {self.fault.at}"
+
+
+async def replays(
+    cell: Cell,
+    kinds: Sequence[str],
+    *,
+    most: int = MOST_CALLS,
+    fault: Callable[[str, int], Fault] = Fault,
+    arrange: Callable[[Any], Any] = lambda raw: raw,
+) -> AsyncIterator[Replay]:
+    """A replay for each kind of fault at each call that it is to strike (`places`). Of the kind "none" there is one, to
+    see what comes of the operation by itself. `arrange`: what is done to each database that is opened."""
+    struck = 0
+    for kind in kinds:
+        for at in places(cell, kind, most):
+            with cell.storage() as storage:
+                replay = Replay(cell, storage, fault(kind, at), arrange)
+                yield replay
+                for handle in replay.handles:
+                    await close(handle.raw)
+            struck += replay.fault.struck
+            if not replay.fault.struck:
+                break
+        else:
+            raise AssertionError(f"more than {most} calls")
+    assert struck, "no call was struck"
+
+
+async def unnoticed(
+    cell: Cell,
+    operation: Callable[[Any], Awaitable[Any]],
+    prepared: Callable[[Any], Awaitable[Any]],
+    observed: Callable[[Any], Awaitable[Any]],
+    **options: Any,
+) -> Any:
+    """Check that passing faults change nothing: neither the answer nor what is observed then. Both, as they are."""
+    expected: Any = None
+    async for replay in replays(cell, ("none", *TRANSIENT), **options):
+        db = replay.open()
+        await prepared(db)
+        found = (await replay.strike(db, operation), await observed(db))
+        expected = expected or found
+        assert found == expected, str(replay)
+    return expected
+
+
+async def whole(
+    cell: Cell,
+    operation: Callable[[Any], Awaitable[Any]],
+    prepared: Callable[[Any], Awaitable[Any]],
+    observed: Callable[[Any], Awaitable[dict[Any, Any]]],
+    *,
+    when_done: tuple[type[Exception], ...] = (),
+    kinds: Sequence[str] = CRASHES,
+    halfway: Callable[[dict[Any, Any]], None] = lambda between: None,
+    after: Callable[[Any], Awaitable[Any]] | None = None,
+    **options: Any,
+) -> None:
+    """Check that whatever a process that died has touched is as before or as after, and all of it as after once another
+    process repeats the operation. That may raise `when_done`, where the first had taken effect. What else is to hold:
+    `halfway`, of what is observed between the two, unless it is all as before; `after`, in the end."""
+    expected: dict[Any, Any] | None = None
+    async for replay in replays(cell, ("none", *kinds), **options):
+        db = replay.open()
+        await prepared(db)
+        before = await observed(db)
+        survivor = replay.open()
+        try:
+            await replay.strike(db, operation)
+            assert not (replay.fault.struck and replay.fault.kind in CRASHES), "nobody may catch the end of a process"
+            expected = expected or await observed(survivor)
+        except Crashed:
+            assert expected is not None
+            between = await observed(survivor)
+            for thing in before.keys() | expected.keys() | between.keys():
+                steps = (before.get(thing), expected.get(thing))
+                assert between.get(thing) in steps, f"{replay}: {thing}"
+            if between != before:
+                halfway(between)
+            with contextlib.suppress(*when_done):
+                await operation(survivor)
+        assert await observed(survivor) == expected, str(replay)
+        if after is not None:
+            await after(survivor)
 
 
 def native(store: str, kind: str, operation: str) -> Exception:

@@ -30,12 +30,11 @@ from agno_docstores.io import run
 from agno_docstores.port import EVERYTHING, MANIFEST, Delete, Expect, Put, Ref, Span
 from agno_docstores.schema import RUNS, SPANS
 from agno_docstores.totals import add_children
-from tests.faults import Crashed, Fault
+from tests.faults import CRASHES, MOST_CALLS, TRANSIENT, Crashed, Fault, replays
 
 pytestmark = pytest.mark.cells("memory-sync", "memory-sync-standalone")
 
 LIMIT = 500  # bytes of a record: a manifest and a reminder fit, little else does
-MOST_CALLS = 60
 
 Operation = Callable[[Any], Coroutine[Any]]
 
@@ -45,10 +44,13 @@ def text(seed: str, size: int = 1_500) -> str:
     return seed + "".join(random.Random(seed).choices('ab"\\\n\té€😀\x00', k=size))
 
 
+def narrowed(raw: Any) -> Any:
+    raw.store.item_limit = LIMIT
+    return raw
+
+
 def opened(cell: Any, storage: str, **options: Any) -> Any:
-    db = Awaitable(cell.open(storage, **options))
-    db.raw.store.item_limit = LIMIT
-    return db
+    return Awaitable(narrowed(cell.open(storage, **options)))
 
 
 def kernel_of(db: Any) -> Any:
@@ -200,90 +202,62 @@ async def test_a_process_that_ends_anywhere_leaves_the_old_value_or_the_new(
 ) -> None:
     """... and a sweep removes the rest, be the operation repeated before or not."""
     expected: dict[str, Any] = {}
-    for kind in ("none", "crash before", "crash after"):
-        for at in range(1, MOST_CALLS):
-            with cell.storage() as name:
-                db = opened(cell, name)
-                await prepared(db)
-                before = await state(db)
-                now = db.io.now()
-                fault = Fault(kind, at)
-                db.io.hooks.append(fault)
-                if kind == "none":
-                    await operation(db)
-                    expected = await state(db)
-                    break
-                try:
-                    await operation(db)
-                except Crashed:
-                    survivor = opened(cell, name)
-                    between = await state(survivor)
-                    for part, value in between.items():
-                        for id, one in value.items():
-                            old, new = before[part].get(id), expected[part].get(id)
-                            assert one in (old, new) or operation is delete, f"{kind} at call {at}: {part} {id}"
-                    await account(survivor)
-                    if at % 2:
-                        await swept(survivor, now)
-                        assert await state(survivor) == between
-                    await operation(survivor)
-                    assert await state(survivor) == expected, f"{kind} at call {at}"
-                    await swept(survivor, now + 5 * CHECK)
-                    assert await state(opened(cell, name)) == expected
-                if not fault.struck:
-                    break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, ("none", *CRASHES), arrange=narrowed):
+        db = replay.open()
+        await prepared(db)
+        before = await state(db)
+        now = db.io.now()
+        try:
+            await replay.strike(db, operation)
+            assert not replay.fault.struck
+            expected = expected or await state(db)
+        except Crashed:
+            survivor = replay.open()
+            between = await state(survivor)
+            for part, value in between.items():
+                for id, one in value.items():
+                    old, new = before[part].get(id), expected[part].get(id)
+                    assert one in (old, new) or operation is delete, f"{replay}: {part} {id}"
+            await account(survivor)
+            if replay.fault.at % 2:
+                await swept(survivor, now)
+                assert await state(survivor) == between
+            await operation(survivor)
+            assert await state(survivor) == expected, str(replay)
+            await swept(survivor, now + 5 * CHECK)
+            assert await state(replay.open()) == expected
 
 
 @every_operation
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Operation) -> None:
     expected: dict[str, Any] = {}
-    for kind in ("none", "unreachable", "lost reply", "repeated"):
-        for at in range(1, MOST_CALLS):
-            with cell.storage() as name:
-                db = opened(cell, name)
-                await prepared(db)
-                fault = Fault(kind, at)
-                db.io.hooks.append(fault)
-                await operation(db)
-                db.io.hooks.clear()
-                found = await state(db)
-                expected = expected or found
-                assert found == expected == await state(opened(cell, name)), f"{kind} at call {at}"
-                await swept(db, db.io.now())
-                assert await state(db) == expected
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, ("none", *TRANSIENT), arrange=narrowed):
+        db = replay.open()
+        await prepared(db)
+        await replay.strike(db, operation)
+        found = await state(db)
+        expected = expected or found
+        assert found == expected == await state(replay.open()), str(replay)
+        await swept(db, db.io.now())
+        assert await state(db) == expected
 
 
 async def test_a_sweep_that_ends_anywhere_can_be_repeated(cell: Any, runner: Any) -> None:
-    for kind in ("crash before", "crash after"):
-        for at in range(1, MOST_CALLS):
-            with cell.storage() as name:
-                db = opened(cell, name)
-                await prepared(db)
-                db.io.hooks.append(Fault("crash before", 3))
-                with pytest.raises(Crashed):
-                    await insert(db)
-                db.io.hooks.clear()
-                expected, now = await state(db), db.io.now()
-                fault = Fault(kind, at)
-                other = opened(cell, name)
-                other.io.hooks.append(fault)
-                try:
-                    await sweep(other, now + GRACE + 1)
-                except Crashed:
-                    assert await state(db) == expected
-                    await account(db)
-                await swept(db, now)
-                assert await state(opened(cell, name)) == expected
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, CRASHES, arrange=narrowed):
+        db, other = replay.open(), replay.open()
+        await prepared(db)
+        db.io.hooks.append(Fault("crash before", 3))
+        with pytest.raises(Crashed):
+            await insert(db)
+        db.io.hooks.clear()
+        expected, now = await state(db), db.io.now()
+        try:
+            await replay.strike(other, lambda other, now=now: sweep(other, now + GRACE + 1))  # type: ignore[misc]
+        except Crashed:
+            assert await state(db) == expected
+            await account(db)
+        await swept(db, now)
+        assert await state(replay.open()) == expected
 
 
 async def test_a_sweep_tells_what_it_removed_and_waits_for_writers(cell: Any, storage: str) -> None:

@@ -13,18 +13,15 @@ from agno.db.base import ComponentDependencyError
 from agno_docstores.catalog import TOGETHER
 from agno_docstores.conformance.components import AGENT, create, link, schedule
 from agno_docstores.conformance.plugin import Awaitable as Handle
-from agno_docstores.conformance.plugin import close
 from agno_docstores.domains.components import DEPTH
 from agno_docstores.errors import StoreUnavailableError
 from agno_docstores.port import EVERYTHING, Span
 from agno_docstores.schema import COMPONENTS, CONFIGS
-from tests.faults import Crashed, Fault, places
-from tests.test_faults import CRASHES, TRANSIENT
+from tests.faults import CRASHES, Crashed, replays, unnoticed
 
 # What is replayed is the order of calls, which no server changes; both modes of commit.
 REPLAYED = pytest.mark.cells("memory-sync*")
 ONE_OF_EACH = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-sync-embedded")
-MOST_CALLS = 80
 
 Operation = Callable[[Any], Awaitable[Any]]
 
@@ -117,28 +114,14 @@ OPERATIONS: list[Operation] = [
 ]  # fmt: skip
 
 
+async def observed(db: Any) -> tuple[Any, Any]:
+    return await state(db), await schedules(db)
+
+
 @REPLAYED
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Operation) -> None:
-    expected: Any = None
-    for kind in ("none", *TRANSIENT):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await prepared(db)
-                db.io.hooks.append(fault)
-                answer = await operation(db)
-                db.io.hooks.clear()
-                found = (answer, await state(db), await schedules(db))
-                await close(db.raw)
-            if expected is None:
-                expected = found
-            if not fault.struck:
-                break
-            assert found == expected, f"{kind} at call {at}"
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    await unnoticed(cell, operation, prepared, observed)
 
 
 @REPLAYED
@@ -149,35 +132,23 @@ async def test_a_crash_at_any_call_is_before_or_after_and_can_be_repeated(
     """Components are as before or as after, but for a removal of several; schedules may follow with the repetition."""
     expected: tuple[Any, Any] | None = None
     whole = operation not in (purge, removal_of_what_is_pinned)
-    for kind in ("none", *CRASHES):
-        for at in range(1, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await prepared(db)
-                before = await state(db)
-                db.io.hooks.append(fault)
-                try:
-                    await operation(db)
-                    assert not fault.struck
-                    db.io.hooks.clear()
-                    expected = expected or (await state(db), await schedules(db))
-                except Crashed:
-                    assert expected is not None
-                    survivor = Handle(cell.open(name))
-                    between = await state(survivor)
-                    assert not whole or between in (before, expected[0]), f"{kind} at call {at}"
-                    try:
-                        await operation(survivor)
-                    except ValueError:  # the crashed one had taken effect already
-                        assert between == expected[0]
-                    assert (await state(survivor), await schedules(survivor)) == expected, f"{kind} at call {at}"
-                    await close(survivor.raw)
-                await close(db.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, ("none", *CRASHES)):
+        db, survivor = replay.open(), replay.open()
+        await prepared(db)
+        before = await state(db)
+        try:
+            await replay.strike(db, operation)
+            assert not replay.fault.struck
+            expected = expected or await observed(db)
+        except Crashed:
+            assert expected is not None
+            between = await state(survivor)
+            assert not whole or between in (before, expected[0]), str(replay)
+            try:
+                await operation(survivor)
+            except ValueError:  # the crashed one had taken effect already
+                assert between == expected[0]
+            assert await observed(survivor) == expected, str(replay)
 
 
 # --- Another writer between any two calls -----------------------------------------------------------------------------

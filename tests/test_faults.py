@@ -14,18 +14,14 @@ import pytest
 
 from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.plugin import Awaitable as Handle
-from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.errors import StoreUnavailableError
 from agno_docstores.history import GRACE
-from tests.faults import Crashed, Fault, places
+from tests.faults import CRASHES, MOST_CALLS, TRANSIENT, Crashed, Fault, replays
 
-TRANSIENT = ("unreachable", "lost reply", "repeated")
-CRASHES = ("crash before", "crash after")
 # One cell of each driver, both modes among them: what is replayed is the order of calls, which no server changes.
 CELLS = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-async-embedded")
-MOST_CALLS = 60
 
 Operation = Callable[[Any], Awaitable[Any]]
 
@@ -106,32 +102,19 @@ ANSWER_WHEN_DONE = {cancel: False, delete_run: False, delete: False, transfer: F
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Operation) -> None:
     """An unreachable moment, a lost reply, a call made twice: the operation succeeds, and has been done once."""
     expected: tuple[Any, dict[str, Any]] | None = None
-    for kind in ("none", *TRANSIENT):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await prepared(db)
-                before = await run_ids(db)
-                db.io.hooks.append(fault)
-                answer = await operation(db)
-                db.io.hooks.clear()
-                found = (answer, await state(db))
-                reader = Handle(cell.open(name))
-                assert await state(reader) == found[1]
-                if operation not in (delete, removal_of_several):
-                    assert [run for run in await run_ids(reader) if run in before] == [
-                        run for run in before if run in found[1]["runs"]
-                    ]
-                await close(db.raw)
-                await close(reader.raw)
-            if expected is None:
-                expected = found
-            if not fault.struck:
-                break
-            assert found == expected, f"{kind} at call {at}"
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, ("none", *TRANSIENT)):
+        db, reader = replay.open(), replay.open()
+        await prepared(db)
+        before = await run_ids(db)
+        answer = await replay.strike(db, operation)
+        found = (answer, await state(db))
+        assert await state(reader) == found[1]
+        if operation not in (delete, removal_of_several):
+            assert [run for run in await run_ids(reader) if run in before] == [
+                run for run in before if run in found[1]["runs"]
+            ]
+        expected = expected or found
+        assert found == expected, str(replay)
 
 
 @CELLS
@@ -141,42 +124,29 @@ async def test_a_crash_at_any_call_loses_nothing_and_can_be_repeated(
 ) -> None:
     expected: dict[str, Any] | None = None
     answered: Any = None
-    for kind in ("none", *CRASHES):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await prepared(db)
-                before = await state(db)
-                warm_reader = Handle(cell.open(name))
-                await warm_reader.get_session("s1")
-                db.io.hooks.append(fault)
-                if kind == "none":
-                    answered = await operation(db)
-                    expected = await state(db)
-                else:
-                    assert expected is not None
-                    try:
-                        await operation(db)
-                        assert not fault.struck
-                    except Crashed:
-                        survivor = Handle(cell.open(name))
-                        between = await state(survivor)
-                        if operation is not delete:  # whose cascade may be half done, out of sight
-                            assert between in (before, expected)
-                        else:
-                            assert between["sessions"] in (before["sessions"], expected["sessions"])
-                        again = await operation(survivor)
-                        assert again in (answered, ANSWER_WHEN_DONE.get(operation, answered))
-                        assert await state(survivor) == expected, f"{kind} at call {at}"
-                        assert await state(warm_reader) == expected, f"{kind} at call {at}, seen by a warm cache"
-                        await close(survivor.raw)
-                await close(db.raw)
-                await close(warm_reader.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, ("none", *CRASHES)):
+        db, warm_reader, survivor = replay.open(), replay.open(), replay.open()
+        await prepared(db)
+        before = await state(db)
+        await warm_reader.get_session("s1")
+        if replay.fault.kind == "none":
+            answered = await operation(db)
+            expected = await state(db)
+            continue
+        assert expected is not None
+        try:
+            await replay.strike(db, operation)
+            assert not replay.fault.struck
+        except Crashed:
+            between = await state(survivor)
+            if operation is not delete:  # whose cascade may be half done, out of sight
+                assert between in (before, expected)
+            else:
+                assert between["sessions"] in (before["sessions"], expected["sessions"])
+            again = await operation(survivor)
+            assert again in (answered, ANSWER_WHEN_DONE.get(operation, answered))
+            assert await state(survivor) == expected, str(replay)
+            assert await state(warm_reader) == expected, f"{replay}, seen by a warm cache"
 
 
 @pytest.mark.cells("memory-*-standalone", "mongo-*")
@@ -427,23 +397,15 @@ async def test_what_a_dead_process_has_begun_is_finished_by_repeating_it(
 ) -> None:
     """Of several sessions some may be done, and some not: each is whole."""
     expected: dict[str, Any] = {}
-    for kind in ("none", *CRASHES):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db, survivor = Handle(cell.open(name)), Handle(cell.open(name))
-                await prepared(db)
-                before = await state(survivor)
-                db.io.hooks.append(fault)
-                with contextlib.suppress(Crashed):
-                    await operation(db)
-                between = await state(survivor)
-                expected = expected or between
-                for id, session in between["sessions"].items():
-                    assert session in (before["sessions"].get(id), expected["sessions"].get(id)), f"{kind} at call {at}"
-                await operation(survivor)
-                assert await state(survivor) == expected, f"{kind} at call {at}"
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, ("none", *CRASHES)):
+        db, survivor = replay.open(), replay.open()
+        await prepared(db)
+        before = await state(survivor)
+        with contextlib.suppress(Crashed):
+            await replay.strike(db, operation)
+        between = await state(survivor)
+        expected = expected or between
+        for id, session in between["sessions"].items():
+            assert session in (before["sessions"].get(id), expected["sessions"].get(id)), str(replay)
+        await operation(survivor)
+        assert await state(survivor) == expected, str(replay)

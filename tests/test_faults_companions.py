@@ -19,12 +19,10 @@ from agno_docstores.conformance.tool_results import result_of
 from agno_docstores.conformance.transcripts import KEY, append, texts
 from agno_docstores.domains.compactions import Compactions
 from agno_docstores.schema import COMPACTIONS, TOOL_RESULTS, TRANSCRIPT_ENTRIES, TRANSCRIPT_LINKS, TRANSCRIPTS
-from tests.faults import Crashed, Fault
+from tests.faults import FAULTS, whole
 
 Operation = Callable[[Any], Awaitable[Any]]
 CELLS = pytest.mark.cells("memory-sync*")
-FAULTS = ("unreachable", "lost reply", "repeated", "crash before", "crash after")
-MOST_CALLS = 60
 
 
 async def prepared(db: Any) -> None:
@@ -111,37 +109,13 @@ OPERATIONS: list[Operation] = [
 async def test_a_fault_at_any_call_leaves_whole_things_and_a_repetition_converges(
     cell: Any, runner: Any, operation: Operation
 ) -> None:
-    expected: dict[str, Any] | None = None
-    for kind in ("none", *FAULTS):
-        for at in range(1, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db, survivor = Handle(cell.open(name)), Handle(cell.open(name))
-                await prepared(db)
-                before = await state(db)
-                db.io.hooks.append(fault)
-                try:
-                    await operation(db)
-                    db.io.hooks.clear()
-                    expected = expected or await state(db)
-                except Crashed:
-                    assert expected is not None
-                    between = await state(survivor)
-                    for thing in before.keys() | expected.keys() | between.keys():
-                        steps = (before.get(thing), expected.get(thing))
-                        assert between.get(thing) in steps, f"{kind} at call {at}: {thing}"
-                    await operation(survivor)
-                assert await state(survivor) == expected, f"{kind} at call {at}"
-                if operation is removal_of_a_session:
-                    assert await left_of(survivor) == set(), f"{kind} at call {at}"
-                if operation is removal_of_a_transcript:
-                    assert await left_of(survivor) <= {COMPACTIONS.name, TOOL_RESULTS.name, TRANSCRIPT_LINKS.name}
-                await close(db.raw)
-                await close(survivor.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async def after(db: Any) -> None:
+        if operation is removal_of_a_session:
+            assert await left_of(db) == set()
+        if operation is removal_of_a_transcript:
+            assert await left_of(db) <= {COMPACTIONS.name, TOOL_RESULTS.name, TRANSCRIPT_LINKS.name}
+
+    await whole(cell, operation, prepared, state, kinds=FAULTS, after=after)
 
 
 @CELLS

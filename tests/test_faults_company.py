@@ -10,13 +10,9 @@ import pytest
 
 from agno_docstores import UnsupportedTopologyError
 from agno_docstores.conformance.company import AGENT, ids, product, project, source, task
-from agno_docstores.conformance.plugin import Awaitable as Handle
-from agno_docstores.conformance.plugin import close
-from tests.faults import Crashed, Fault
+from tests.faults import FAULTS, Crashed, replays
 
 Operation = Callable[[Any], Awaitable[Any]]
-FAULTS = ("unreachable", "lost reply", "repeated", "crash before", "crash after")
-MOST_CALLS = 40
 
 
 async def prepared(db: Any) -> None:
@@ -81,34 +77,22 @@ async def test_a_fault_at_any_call_leaves_rows_whole_and_a_repetition_converges(
 ) -> None:
     """Where a hierarchy fits into a commit, all of it is as before or as after."""
     monkeypatch.setattr("agno_docstores.domains.company.MOST_CHILDREN", most)
-    expected: dict[str, Any] | None = None
-    for kind in ("none", *FAULTS):
-        for at in range(1, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db, survivor = Handle(cell.open(name)), Handle(cell.open(name))
-                await prepared(db)
-                before = await state(db)
-                db.io.hooks.append(fault)
-                try:
-                    await operation(db)
-                    db.io.hooks.clear()
-                    expected = expected or await state(db)
-                except Crashed:
-                    assert expected is not None
-                    between = await state(survivor)
-                    if most > 1:
-                        assert between in (before, expected), f"{kind} at call {at}"
-                    for row in between:
-                        assert between[row] in (before.get(row), expected[row]), f"{kind} at call {at}: {row}"
-                    await operation(survivor)
-                assert await state(survivor) == expected != before, f"{kind} at call {at}"
-                await close(db.raw)
-                await close(survivor.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    expected: dict[str, Any] = {}
+    async for replay in replays(cell, ("none", *FAULTS)):
+        db, survivor = replay.open(), replay.open()
+        await prepared(db)
+        before = await state(db)
+        try:
+            await replay.strike(db, operation)
+            expected = expected or await state(db)
+        except Crashed:
+            between = await state(survivor)
+            if most > 1:
+                assert between in (before, expected), str(replay)
+            for row in between:
+                assert between[row] in (before.get(row), expected[row]), f"{replay}: {row}"
+            await operation(survivor)
+        assert await state(survivor) == expected != before, str(replay)
 
 
 @pytest.mark.cells("memory-sync", "mongo-sync-secantus", "dynamo-sync-local", "firestore-sync-embedded")

@@ -6,7 +6,6 @@ operation converges.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,11 +14,9 @@ import pytest
 from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.knowledge import content_of
 from agno_docstores.conformance.memories import memory_of
-from agno_docstores.conformance.plugin import Awaitable as Handle
-from agno_docstores.conformance.plugin import close
 from agno_docstores.errors import DuplicateError
-from tests.faults import Crashed, Fault, places
-from tests.test_faults import CELLS, CRASHES, MOST_CALLS, TRANSIENT
+from tests.faults import unnoticed, whole
+from tests.test_faults import CELLS
 
 Operation = Callable[[Any], Awaitable[Any]]
 
@@ -84,25 +81,7 @@ OPERATIONS: list[Operation] = [
 @CELLS
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Operation) -> None:
-    expected: tuple[Any, dict[str, Any]] | None = None
-    for kind in ("none", *TRANSIENT):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await prepared(db)
-                db.io.hooks.append(fault)
-                answer = await operation(db)
-                db.io.hooks.clear()
-                found = (answer, await state(db))
-                await close(db.raw)
-            if expected is None:
-                expected = found
-            if not fault.struck:
-                break
-            assert found == expected, f"{kind} at call {at}"
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    await unnoticed(cell, operation, prepared, state)
 
 
 @CELLS
@@ -110,33 +89,4 @@ async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation:
 async def test_a_crash_at_any_call_leaves_whole_records_and_can_be_repeated(
     cell: Any, runner: Any, operation: Operation
 ) -> None:
-    expected: dict[str, Any] | None = None
-    for kind in ("none", *CRASHES):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await prepared(db)
-                before = await state(db)
-                db.io.hooks.append(fault)
-                try:
-                    await operation(db)
-                    assert not fault.struck
-                    db.io.hooks.clear()
-                    expected = expected or await state(db)
-                except Crashed:
-                    assert expected is not None
-                    survivor = Handle(cell.open(name))
-                    between = await state(survivor)
-                    for id in before.keys() | expected.keys() | between.keys():
-                        steps = (before.get(id), expected.get(id))
-                        assert between.get(id) in steps, f"{kind} at call {at}: {id}"
-                    with contextlib.suppress(DuplicateError):  # the crashed one had taken effect already
-                        await operation(survivor)
-                    assert await state(survivor) == expected, f"{kind} at call {at}"
-                    await close(survivor.raw)
-                await close(db.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    await whole(cell, operation, prepared, state, when_done=(DuplicateError,))

@@ -15,16 +15,12 @@ from typing import Any
 import pytest
 
 from agno_docstores import totals
-from agno_docstores.conformance.plugin import Awaitable as Handle
-from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.traces import at, cond, span, trace
 from agno_docstores.errors import StoreUnavailableError
-from tests.faults import Crashed, Fault, places
+from tests.faults import FAULTS, Crashed, replays
 
-FAULTS = ("unreachable", "lost reply", "repeated", "crash before", "crash after")
 # One cell of each driver, both modes among them: what is replayed is the order of calls, which no server changes.
 CELLS = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-async-embedded")
-MOST_CALLS = 30
 
 
 async def prepared(db: Any) -> None:
@@ -79,30 +75,20 @@ async def test_an_export_converges_whatever_happens(
 ) -> None:
     monkeypatch.setattr(totals, "MOST_CHILDREN", 2)
     expected: dict[str, Any] = {}
-    for kind in ("none", *FAULTS):
-        for call in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, call)
-            with cell.storage() as name:
-                other, db = Handle(cell.open(name)), Handle(cell.open(name))
-                await prepared(other)
-                db.io.hooks.append(fault)
-                try:
-                    await export(db)
-                except Crashed:
-                    assert kind.startswith("crash")
-                db.io.hooks.clear()
-                between = await state(other)
-                expected = expected or between
-                assert kind.startswith("crash") or between == expected, f"{kind} at call {call} was noticed"
-                for handle in (db, other):
-                    await export(handle)
-                assert await state(db) == expected, f"{kind} at call {call}, repeated"
-                for handle in (db, other):
-                    await close(handle.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, ("none", *FAULTS)):
+        other, db = replay.open(), replay.open()
+        await prepared(other)
+        crashed = False
+        try:
+            await replay.strike(db, export)
+        except Crashed:
+            crashed = True
+        between = await state(other)
+        expected = expected or between
+        assert crashed or between == expected, f"{replay} was noticed"
+        for handle in (db, other):
+            await export(handle)
+        assert await state(db) == expected, f"{replay}, repeated"
 
 
 class Down:

@@ -39,8 +39,7 @@ from agno_docstores.conformance.scripted import ScriptedModel
 from agno_docstores.domains.jobs import MOST_PATIENCE, PATIENCE
 from agno_docstores.errors import DuplicateError, StoreUnavailableError
 from agno_docstores.memory import MemoryStore
-from tests.faults import Crashed, Fault, places
-from tests.test_faults import CRASHES, MOST_CALLS, TRANSIENT
+from tests.faults import CRASHES, Crashed, replays, unnoticed
 from tests.test_lifetimes import contents
 
 #: Both ways to commit: what is replayed is the order of calls, which no store changes.
@@ -247,24 +246,7 @@ OPERATIONS: list[Callable[[Any], Awaitable[Any]]] = [
 @CELLS
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Any) -> None:
-    expected: tuple[Any, dict[str, Any]] | None = None
-    for kind in ("none", *TRANSIENT):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(Clock().on(cell.open(name)))
-                await prepared(db)
-                db.io.hooks.append(fault)
-                answer = await operation(db)
-                db.io.hooks.clear()
-                found = (answer, await state(db))
-                await close(db.raw)
-            expected = expected or found
-            if not fault.struck:
-                break
-            assert found == expected, f"{kind} at call {at}"
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    await unnoticed(cell, operation, prepared, state, arrange=Clock().on)
 
 
 @CELLS
@@ -272,28 +254,18 @@ async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation:
 async def test_after_a_crash_at_any_call_every_job_has_its_turn(cell: Any, runner: Any, operation: Any) -> None:
     """Another process repeats what was asked, and then works through the queue: in order, one of a session at a time,
     and in the end nothing is left."""
-    for kind in ("none", *CRASHES):
-        for at in places(cell, kind, MOST_CALLS):
-            fault, clock = Fault(kind, at), Clock()
-            with cell.storage() as name:
-                db = Handle(clock.on(cell.open(name)))
-                await prepared(db)
-                db.io.hooks.append(fault)
-                with contextlib.suppress(Crashed):
-                    await operation(db)
-                db.io.hooks.clear()
-                survivor = Handle(clock.on(cell.open(name)))
-                await operation(survivor)
-                for job in (await state(survivor)).values():
-                    if job["status"] == "paused":
-                        await survivor.continue_job(job["id"], {})
-                await worked_through(survivor, clock, f"{kind} at call {at}")
-                await close(survivor.raw)
-                await close(db.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    clock = Clock()
+    async for replay in replays(cell, ("none", *CRASHES), arrange=clock.on):
+        clock.now = T0
+        db, survivor = replay.open(), replay.open()
+        await prepared(db)
+        with contextlib.suppress(Crashed):
+            await replay.strike(db, operation)
+        await operation(survivor)
+        for job in (await state(survivor)).values():
+            if job["status"] == "paused":
+                await survivor.continue_job(job["id"], {})
+        await worked_through(survivor, clock, str(replay))
 
 
 async def worked_through(db: Any, clock: Clock, where: str) -> None:

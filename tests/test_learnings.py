@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -11,11 +10,9 @@ import pytest
 
 from agno_docstores import InvalidIdError, StoreUnavailableError, UnserializableValueError
 from agno_docstores.conformance.learnings import ids, save
-from agno_docstores.conformance.plugin import Awaitable as Handle
-from agno_docstores.conformance.plugin import close
-from tests.faults import Crashed, Fault, places
+from tests.faults import unnoticed, whole
 from tests.test_bad_input import BAD_IDS
-from tests.test_faults import CELLS, CRASHES, MOST_CALLS, TRANSIENT
+from tests.test_faults import CELLS
 
 
 @pytest.mark.parametrize("bad", BAD_IDS, ids=repr)
@@ -173,25 +170,8 @@ OPERATIONS = [insert, replace, steal, update, delete, delete_all]
 @CELLS
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Callable[[Any], Any]) -> None:
-    expected: tuple[Any, dict[str, Any]] | None = None
-    for kind in ("none", *TRANSIENT):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db, other = Handle(cell.open(name)), Handle(cell.open(name))
-                await prepared(other)
-                db.io.hooks.append(fault)
-                found = (await operation(db), await state(other))
-                await close(db.raw)
-                await close(other.raw)
-            expected = expected or found
-            assert found == expected, f"{kind} at call {at}"
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
-    assert expected is not None
-    assert expected[1]["foreign"] == ("v", {"text": "foreign"})
+    _, found = await unnoticed(cell, operation, prepared, state)
+    assert found["foreign"] == ("v", {"text": "foreign"})
 
 
 @CELLS
@@ -199,29 +179,7 @@ async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation:
 async def test_a_crash_at_any_call_loses_nothing_and_can_be_repeated(
     cell: Any, runner: Any, operation: Callable[[Any], Any]
 ) -> None:
-    expected: dict[str, Any] = {}
-    for kind in ("none", *CRASHES):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db, survivor = Handle(cell.open(name)), Handle(cell.open(name))
-                await prepared(survivor)
-                before = await state(survivor)
-                db.io.hooks.append(fault)
-                with contextlib.suppress(Crashed):
-                    await operation(db)
-                between = await state(survivor)
-                expected = expected or between
-                assert between.keys() >= before.keys() & expected.keys()
-                assert all(between[id] in (before.get(id), expected.get(id)) for id in between)
-                await operation(survivor)
-                assert await state(survivor) == expected, f"{kind} at call {at}"
-                await close(db.raw)
-                await close(survivor.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    await whole(cell, operation, prepared, state)
 
 
 @pytest.mark.cells("memory-*")

@@ -27,11 +27,10 @@ from agno_docstores.lifetimes import HELD
 from agno_docstores.port import EVERYTHING, Delete, Span
 from agno_docstores.schema import KINDS, reminder_ref
 from agno_docstores.tallies import tally_ref
-from tests.faults import Crashed, Fault, places
+from tests.faults import MOST_CALLS, Crashed, Fault, places, replays
 
 CELLS = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-async-embedded")
 EVERYWHERE = pytest.mark.cells("memory-*", "mongo-*", "dynamo-*", "firestore-*")
-MOST_CALLS = 80
 
 
 async def contents(db: Any) -> set[tuple[str, str]]:
@@ -121,34 +120,24 @@ async def test_a_sweep_that_is_struck_at_any_call_is_finished_by_the_next(
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for at in places(cell, kind, MOST_CALLS):
-        fault = Fault(kind, at)
-        with cell.storage() as name:
-            time = Clock(lambda name=name, **options: Awaitable(cell.open(name, **options)), monkeypatch)
-            db, survivor = time.open(), time.open()
-            staying = await prepared(db, time)
-            db.io.hooks.append(fault)
-            swept = 0
-            try:
-                report = await db.sweep()
-                swept = report.sessions
-                assert report.complete, report.failures
-            except Crashed:
-                pass
-            db.io.hooks.clear()
-            assert await ids(survivor) == ["held", "young"]
-            time.move(CLAIM)  # what a process has claimed and not done is due again then
-            again = await survivor.sweep()
-            assert swept + again.sessions == 3 or (kind.startswith("crash") and again.sessions <= 3)
-            assert again.complete
-            assert await contents(survivor) == staying, f"{kind} at call {at}"
-            assert await run_ids(survivor, "held") == ["d1", "d2"] and await run_ids(survivor, "young") == ["e1"]
-            await close(db.raw)
-            await close(survivor.raw)
-        if not fault.struck:
-            break
-    else:
-        raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, [kind]):
+        time = Clock(replay.open, monkeypatch)
+        db, survivor = time.open(), time.open()
+        staying = await prepared(db, time)
+        swept = 0
+        try:
+            report = await replay.strike(db, lambda db: db.sweep())
+            swept = report.sessions
+            assert report.complete, report.failures
+        except Crashed:
+            pass
+        assert await ids(survivor) == ["held", "young"]
+        time.move(CLAIM)  # what a process has claimed and not done is due again then
+        again = await survivor.sweep()
+        assert swept + again.sessions == 3 or (kind.startswith("crash") and again.sessions <= 3)
+        assert again.complete
+        assert await contents(survivor) == staying, str(replay)
+        assert await run_ids(survivor, "held") == ["d1", "d2"] and await run_ids(survivor, "young") == ["e1"]
 
 
 class Meanwhile:

@@ -8,17 +8,13 @@ from typing import Any
 import pytest
 
 from agno_docstores.conformance.mcp_oauth import NOW, client, code, refresh, transaction
-from agno_docstores.conformance.plugin import Awaitable as Handle
-from agno_docstores.conformance.plugin import close
 from agno_docstores.port import EVERYTHING, Span
 from agno_docstores.schema import KINDS
-from tests.faults import Crashed, Fault
-from tests.test_faults import CRASHES, TRANSIENT
+from tests.faults import CRASHES, Crashed, replays, unnoticed
 
 Operation = Callable[[Any], Awaitable[Any]]
 
 REPLAYED = pytest.mark.cells("memory-sync*")  # what is replayed is the order of calls
-MOST_CALLS = 40
 
 
 async def prepared(db: Any) -> None:
@@ -75,51 +71,24 @@ OPERATIONS: list[Operation] = [*ONCE, revocation, use_of_a_client, sweep, key]
 @REPLAYED
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Operation) -> None:
-    expected: Any = None
-    for kind in ("none", *TRANSIENT):
-        for at in range(1, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await prepared(db)
-                db.io.hooks.append(fault)
-                answer = await operation(db)
-                db.io.hooks.clear()
-                found = (answer, await state(db))
-                await close(db.raw)
-            expected = expected or found
-            if not fault.struck:
-                break
-            assert found == expected, f"{kind} at call {at}"
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    await unnoticed(cell, operation, prepared, state)
 
 
 @REPLAYED
 @pytest.mark.parametrize("operation", ONCE, ids=lambda operation: operation.__name__)
 async def test_what_a_crash_took_is_not_given_again(cell: Any, runner: Any, operation: Operation) -> None:
     """What is still to be seen after the crash can be had, once; what is not was taken."""
-    for kind in CRASHES:
-        for at in range(1, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db, survivor = Handle(cell.open(name)), Handle(cell.open(name))
-                await prepared(db)
-                before = await state(survivor)
-                db.io.hooks.append(fault)
-                try:
-                    await operation(db)
-                except Crashed:
-                    left = await state(survivor) == before
-                    assert bool(await operation(survivor)) is left, f"{kind} at call {at}"
-                    assert not await operation(survivor)
-                await close(db.raw)
-                await close(survivor.raw)
-            if not fault.struck:
-                assert at > 2
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, CRASHES):
+        db, survivor = replay.open(), replay.open()
+        await prepared(db)
+        before = await state(survivor)
+        try:
+            await replay.strike(db, operation)
+            assert replay.fault.at > 2
+        except Crashed:
+            left = await state(survivor) == before
+            assert bool(await operation(survivor)) is left, str(replay)
+            assert not await operation(survivor)
 
 
 @pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-sync-embedded")

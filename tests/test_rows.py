@@ -18,8 +18,7 @@ from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.schedules import T0, execution_of, schedule_of
 from agno_docstores.conformance.service_accounts import account_of
 from agno_docstores.errors import ScheduleNotFoundError, StoreError
-from tests.faults import Crashed, Fault
-from tests.test_faults import CRASHES, MOST_CALLS, TRANSIENT
+from tests.faults import unnoticed, whole
 
 CELLS = pytest.mark.cells("memory-sync*")
 Operation = Callable[[Any], Awaitable[Any]]
@@ -123,25 +122,7 @@ OPERATIONS: list[Operation] = [
 @CELLS
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation: Operation) -> None:
-    expected: tuple[Any, dict[str, Any]] | None = None
-    for kind in ("none", *TRANSIENT):
-        for at in range(1, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await prepared(db)
-                db.io.hooks.append(fault)
-                answer = await operation(db)
-                db.io.hooks.clear()
-                found = (answer, await state(db))
-                await close(db.raw)
-            if expected is None:
-                expected = found
-            if not fault.struck:
-                break
-            assert found == expected, f"{kind} at call {at}"
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    await unnoticed(cell, operation, prepared, state)
 
 
 @CELLS
@@ -149,37 +130,11 @@ async def test_passing_faults_are_not_noticed(cell: Any, runner: Any, operation:
 async def test_a_crash_at_any_call_leaves_whole_records_and_can_be_repeated(
     cell: Any, runner: Any, operation: Operation
 ) -> None:
-    expected: dict[str, Any] | None = None
-    for kind in ("none", *CRASHES):
-        for at in range(1, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await prepared(db)
-                before = await state(db)
-                db.io.hooks.append(fault)
-                try:
-                    await operation(db)
-                    assert not fault.struck
-                    db.io.hooks.clear()
-                    expected = expected or await state(db)
-                except Crashed:
-                    assert expected is not None
-                    survivor = Handle(cell.open(name))
-                    between = await state(survivor)
-                    for what in before.keys() | expected.keys() | between.keys():
-                        steps = (before.get(what), expected.get(what))
-                        assert between.get(what) in steps, f"{kind} at call {at}: {what}"
-                    if operation is removal_of_a_role and between != before:
-                        assert between["policy of r"] == [], "from its first step on it grants nothing"
-                    await operation(survivor)
-                    assert await state(survivor) == expected, f"{kind} at call {at}"
-                    await close(survivor.raw)
-                await close(db.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    def halfway(between: dict[Any, Any]) -> None:
+        if operation is removal_of_a_role:
+            assert between["policy of r"] == [], "from its first step on it grants nothing"
+
+    await whole(cell, operation, prepared, state, halfway=halfway)
 
 
 class Meanwhile:

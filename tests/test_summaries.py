@@ -19,10 +19,10 @@ from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.scripted import ScriptedModel
 from agno_docstores.conformance.summaries import manager_of, summary_in, talked, turn_of
-from tests.faults import Crashed, Fault, places
+from tests.faults import CRASHES, Crashed, Fault, replays, unnoticed
 from tests.meters import ON_THE_WIRE, Cost, prose
 from tests.test_budgets import seed_history
-from tests.test_faults import CELLS, CRASHES, MOST_CALLS, TRANSIENT
+from tests.test_faults import CELLS
 
 # --- Faults -----------------------------------------------------------------------------------------------------------
 
@@ -48,61 +48,36 @@ async def state(db: Any) -> dict[str, Any]:
 
 @CELLS
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any) -> None:
-    expected: tuple[Any, dict[str, Any]] | None = None
-    for kind in ("none", *TRANSIENT):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Fault(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await talked(db, "r1", "r2", user_id="u")
-                manager = manager_of(db)
-                db.io.hooks.append(fault)
-                made = await db.summarize_session("s1", manager)
-                db.io.hooks.clear()
-                found = (made.summary, await state(db))
-                await close(db.raw)
-            expected = expected or found
-            if not fault.struck:
-                break
-            assert found == expected and len(manager.sessions) == 1, f"{kind} at call {at}"
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async def made(db: Any) -> str:
+        manager = manager_of(db)
+        summary = await db.summarize_session("s1", manager)
+        assert len(manager.sessions) == 1
+        return str(summary.summary)
+
+    await unnoticed(cell, made, lambda db: talked(db, "r1", "r2", user_id="u"), state)
 
 
 @CELLS
 async def test_a_process_may_die_at_any_call(cell: Any, runner: Any) -> None:
     """Before the lease has passed another makes the summary or leaves it; then it is made. Nothing else changes."""
     done: dict[str, Any] = {}
-    for kind in ("none", *CRASHES):
-        for at in places(cell, kind, MOST_CALLS):
-            fault = Killed(kind, at)
-            with cell.storage() as name:
-                db = Handle(cell.open(name))
-                await talked(db, "r1", "r2", user_id="u")
-                before = await state(db)
-                db.io.hooks.append(fault)
-                if kind == "none":
-                    await db.summarize_session("s1", manager_of(db))
-                    done = await state(db)
-                else:
-                    try:
-                        await db.summarize_session("s1", manager_of(db))
-                        assert not fault.struck
-                    except Crashed:
-                        survivor, manager = Handle(cell.open(name)), manager_of(db)
-                        found = await state(survivor)
-                        assert found in (before, done), f"{kind} at call {at}"
-                        if await survivor.summarize_session("s1", manager) is None and found == before:
-                            now = survivor.io.now
-                            survivor.io.now = lambda now=now: now() + 301
-                            assert await survivor.summarize_session("s1", manager) is not None
-                        assert await state(survivor) == done, f"{kind} at call {at}"
-                        await close(survivor.raw)
-                await close(db.raw)
-            if not fault.struck:
-                break
-        else:
-            raise AssertionError(f"more than {MOST_CALLS} calls")
+    async for replay in replays(cell, ("none", *CRASHES), fault=Killed):
+        db, survivor = replay.open(), replay.open()
+        await talked(db, "r1", "r2", user_id="u")
+        before = await state(db)
+        manager = manager_of(db)
+        try:
+            await replay.strike(db, lambda db, manager=manager: db.summarize_session("s1", manager))  # type: ignore[misc]
+            assert not replay.fault.struck
+            done = done or await state(db)
+        except Crashed:
+            manager, found = manager_of(survivor), await state(survivor)
+            assert found in (before, done), str(replay)
+            if await survivor.summarize_session("s1", manager) is None and found == before:
+                now = survivor.io.now
+                survivor.io.now = lambda now=now: now() + 301
+                assert await survivor.summarize_session("s1", manager) is not None
+            assert await state(survivor) == done, str(replay)
 
 
 @CELLS

@@ -14,7 +14,7 @@ from agno_docstores.errors import Conflict, DuplicateError, StoreUnavailableErro
 from agno_docstores.io import run
 from agno_docstores.port import EVERYTHING, Delete, Expect, Put, Ref, Rev, Span, Touch
 from agno_docstores.schema import SCHEDULES
-from tests.faults import KINDS, Crashed, Fault
+from tests.faults import FAULTS, Crashed, Fault
 
 OURS = pytest.mark.cells("memory-*", "mongo-*", "dynamo-*", "firestore-*")
 ONE_OF_EACH = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-async-embedded")
@@ -87,7 +87,7 @@ async def test_of_writers_at_once_one_gets_the_value(db: Any) -> None:
 
 
 @ONE_OF_EACH
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAULTS)
 async def test_a_fault_at_any_call_leaves_names_and_records_in_step(cell: Any, runner: Any, kind: str) -> None:
     for at in range(1, 20):
         fault = Fault(kind, at)
