@@ -6,7 +6,9 @@ the store is gone from there on. `native` is what a store's own client raises, f
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +40,14 @@ class Crashed(Exception):
     """The process died here: nothing of the operation goes on."""
 
 
+def _caller() -> Any:
+    """Who makes a call: the task, or the thread."""
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return threading.get_ident()
+
+
 @dataclass
 class Fault:
     """A hook of the gateway. `kind`: "unreachable" and "crash before" strike before the call reaches the store, "lost
@@ -47,11 +57,13 @@ class Fault:
     at: int
     count: int = 0
     struck: bool = False
+    _caller: Any = None  # of the call that is to be struck: others may be under way at the same time
 
     def before(self, operation: str) -> None:
         self.count += 1
         if self.count != self.at:
             return
+        self._caller = _caller()
         if self.kind == "unreachable":
             self.struck = True
             raise StoreUnavailableError(operation, "test", "unreachable")
@@ -60,7 +72,7 @@ class Fault:
             raise Crashed
 
     def after(self, operation: str) -> None:
-        if self.count != self.at or self.struck:
+        if self.struck or self._caller is None or self._caller != _caller():
             return
         if self.kind == "lost reply":
             self.struck = True

@@ -404,7 +404,8 @@ MOST_CONFLICTS = {"insert_session_if_absent": 1.1, "purge_user": 14}
 LEFT_TO_OTHERS: dict[str, Any] = {"calculate_metrics": None, "claim_due_schedule": None, "cleanup_jobs": 0}
 WHEN_LOST = {**SILENT, **LEFT_TO_OTHERS}
 UNSETTLED = {"histories", "transcript_entries"}  # kinds whose records alone tell nothing
-PARTITIONS = 5  # of an index that DynamoDB's driver has divided: an operation reads as many, at once where it can
+PARTITIONS = 5  # of an index that a driver has divided: an operation reads as many, at once where it can
+DIVIDED = ("dynamo", "firestore")
 
 
 async def prepared(db: Any) -> None:
@@ -551,7 +552,7 @@ async def test_a_store_that_does_not_answer_is_told_by_every_method_in_bounded_t
                     await call(handle)
                 assert caught.value.operation and caught.value.address, name
             operations = OPERATIONS.get(name, 1)
-            assert 1 <= down.count <= operations * ATTEMPTS * (PARTITIONS if store == "dynamo" else 1), name
+            assert 1 <= down.count <= operations * ATTEMPTS * (PARTITIONS if store in DIVIDED else 1), name
             assert patience.seconds <= operations * WAITED + 0.01, name
             handle.io.hooks.clear()
     # None of it was done, and the handles are as good as new.
