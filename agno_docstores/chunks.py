@@ -161,14 +161,16 @@ def _is_large(kernel: Kernel, put: Put) -> bool:
     limit = kernel.driver.item_bytes
     if limit is None or not put.body or put.ref.kind in (CHUNKS.name, REMINDERS.name):
         return False
-    # What it can take at the most, told from lengths alone.
-    most = sum(4 * (len(name) + len(part.text)) + 8 for name, part in put.body.items())
+    # What it can take at the most, told from lengths alone: a character is four bytes at the most.
+    length = 0
+    for name, part in put.body.items():
+        length += len(name) + len(part.text) + 2
     for value in put.fields.values():
         if isinstance(value, str):
-            most += 4 * len(value)
+            length += len(value)
         elif isinstance(value, tuple):
-            most += sum(4 * len(text) for text in value)
-    return most > limit and kernel.driver.stored_bytes(put) > limit
+            length += sum(map(len, value))
+    return 4 * length > limit and kernel.driver.stored_bytes(put) > limit
 
 
 def _cut(kernel: Kernel, put: Put) -> Cut:
@@ -224,7 +226,7 @@ async def commit(kernel: Kernel, writes: Sequence[Write]) -> list[Rev | None]:
     """A commit of the kernel's, with the bodies that are too large for one record in chunks. What has none, and
     replaces none, is passed on as it is."""
     check_sizes(kernel, writes)
-    cuts = await kernel.io.work(_are_long(writes), cut, kernel, writes)
+    cuts = await kernel.io.work(lambda: _are_long(writes), cut, kernel, writes)
     loose = [
         write.expect.manifest
         for write in writes
@@ -256,7 +258,7 @@ async def commit(kernel: Kernel, writes: Sequence[Write]) -> list[Rev | None]:
 async def write_many(kernel: Kernel, writes: Sequence[Write]) -> list[Failed]:
     """The same for unordered writes, each by itself. What a put replaces is not known here: the reminders tell."""
     check_sizes(kernel, writes)
-    cuts = await kernel.io.work(_are_long(writes), cut, kernel, writes)
+    cuts = await kernel.io.work(lambda: _are_long(writes), cut, kernel, writes)
     if not cuts:
         return await kernel.write_records(writes)
     await _store(kernel, list(cuts.values()))

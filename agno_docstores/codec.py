@@ -18,6 +18,7 @@ from agno.db.utils import CustomJSONEncoder
 
 from agno_docstores.errors import UnserializableValueError
 from agno_docstores.io import works_beside_loop
+from agno_docstores.keys import encodable
 
 #: Levels of lists and objects that a value may have. Python reads, compares and merges values on its stack, of which a
 #: reader may have less than the writer had: what could be written could not be read, and break every listing.
@@ -53,10 +54,23 @@ class Json:
             text = dumps(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise UnserializableValueError(*_culprit(value, path)) from error
-        # Little text has as many brackets.
-        if text.count("[") + text.count("{") > MOST_LEVELS and _too_deep(value):
+        if _may_be_deep(text) and _too_deep(value):
             raise UnserializableValueError(*_culprit(value, path))
         return cls(text)
+
+    @classmethod
+    def of_plain(cls, value: Any) -> Json | None:
+        """The same for a value that has nothing but JSON's own types in it; None for any other, and for one that `of`
+        had better look at closely."""
+        if value is None:
+            return NULL
+        if works_beside_loop():
+            return None
+        try:
+            text = _STRICT.encode(value)
+        except (TypeError, ValueError, RecursionError):
+            return None
+        return None if _may_be_deep(text) or not encodable(text) else cls(text)
 
     @classmethod
     def parsed(cls, value: Any) -> Json:
@@ -87,21 +101,24 @@ NULL = Json("null")
 def dumps(value: Any) -> str:
     """Compact JSON text that every store can hold: a lone surrogate, which UTF-8 has no form for, stays escaped."""
     text = _encode(_PLAIN, value)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return _encode(_ESCAPED, value)
-    return text
+    return text if encodable(text) else _encode(_ESCAPED, value)
 
 
 def loads(text: str) -> Any:
     """The value of JSON text; raises `ValueError` for what is none. A fresh one each time."""
-    return _reader(text).decode(text)
+    reader = _reader(text)
+    try:
+        value, end = reader.raw_decode(text)
+    except ValueError:
+        end = -1
+    # Blanks around the value, or none at all: `decode` sees to it, and looks for blanks at each text.
+    return value if end == len(text) else reader.decode(text)
 
 
 # Made once: `json.dumps` makes an encoder anew for each value.
 _PLAIN = CustomJSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _ESCAPED = CustomJSONEncoder(separators=(",", ":"))
+_STRICT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 # The C encoder and decoder of a value hold the interpreter from its beginning to its end, which an event loop beside
 # waits for. So there, they are given a piece at a time to write, and reading they call a function of Python, before
@@ -245,6 +262,11 @@ def _weight(value: Any, most: int) -> int:
         if weight >= most:
             break
     return weight
+
+
+def _may_be_deep(text: str) -> bool:
+    """Whether JSON text has so many brackets that its value may have too many levels. Most has not."""
+    return len(text) > MOST_LEVELS and text.count("[") + text.count("{") > MOST_LEVELS
 
 
 def _too_deep(value: Any) -> bool:

@@ -25,7 +25,8 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from agno_docstores.codec import LONG, Json
 from agno_docstores.companions import remove_companions
@@ -107,16 +108,16 @@ class Before:
     existing: Stored | None
     #: The head of another history that is there, where `existing` is a tombstone of that.
     left: Stored | None = None
+    #: Whether what is stored is of this history, and not left behind by a session that had this id before.
+    is_own: bool = field(init=False)
+    #: The run as it is.
+    run: Stored | None = field(init=False)
 
-    @property
-    def is_own(self) -> bool:
-        """Whether what is stored is of this history, and not left behind by a session that had this id before."""
-        return self.existing is not None and self.existing.fields.get("incarnation") == self.head.fields["incarnation"]
-
-    @property
-    def run(self) -> Stored | None:
-        """The run as it is."""
-        return self.existing if self.is_own and live(self.existing) else None
+    def __post_init__(self) -> None:
+        there = self.existing
+        is_own = there is not None and there.fields.get("incarnation") == self.head.fields["incarnation"]
+        object.__setattr__(self, "is_own", is_own)
+        object.__setattr__(self, "run", there if is_own and live(there) else None)
 
     @property
     def waits(self) -> bool:
@@ -379,8 +380,8 @@ class Histories:
 
         async def attempt(fresh: bool) -> Stored | None:
             before = await self._before_write(run_id, session_id, user_id, fresh or look_first)
-            long = before.run is not None and is_long_to_read((before.run,))
-            draft = await self.kernel.io.work(long, decide, before.run, before.head)
+            there = () if before.run is None else (before.run,)
+            draft = await self.kernel.io.work(partial(is_long_to_read, there), decide, before.run, before.head)
             if draft is None:
                 return None
             stored = await self._store(run_id, user_id, before, draft)
@@ -471,7 +472,7 @@ class Histories:
             "revision": after.fields["revision"],
             "replaces": existing.fields.get("revision") if existing is not None else None,
             "incarnation": after.fields["incarnation"],
-            "size": len(draft.run_data.text.encode()) if not draft.fields.get("deleted") else 0,
+            "size": draft.run_data.size if not draft.fields.get("deleted") else 0,
         }
         put = Put(
             run_ref(run_id, session_id, index),

@@ -18,8 +18,8 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -75,12 +75,12 @@ class Repeat(Exception):
 class _Locks:
     """One lock per key for as long as somebody holds or awaits it."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[[], AbstractAsyncContextManager[None]]) -> None:
         self._make = make
-        self._locks: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+        self._locks: weakref.WeakValueDictionary[str, AbstractAsyncContextManager[None]] = weakref.WeakValueDictionary()
         self._guard = threading.Lock()
 
-    def get(self, key: str) -> Any:
+    def get(self, key: str) -> AbstractAsyncContextManager[None]:
         with self._guard:
             lock = self._locks.get(key)
             if lock is None:
@@ -92,10 +92,22 @@ class _AsyncLock:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
 
+    async def __aenter__(self) -> None:
+        await self.lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.lock.release()
+
 
 class _SyncLock:
     def __init__(self) -> None:
         self.lock = threading.Lock()
+
+    async def __aenter__(self) -> None:
+        self.lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.lock.release()
 
 
 class Io:
@@ -144,9 +156,9 @@ class Io:
         failure is raised when all have ended, so that nothing goes on, or writes, behind the back of who is told."""
         raise NotImplementedError
 
-    async def work(self, long: bool, fn: Callable[..., T], *args: Any) -> T:
+    async def work(self, long: bool | Callable[[], bool], fn: Callable[..., T], *args: Any) -> T:
         """The result of a function that computes; if for `long`, in a worker thread where there is an event loop that
-        it would hold up, else in place."""
+        it would hold up, else in place. `long` may be a function that tells: asked only where it matters."""
         return fn(*args)
 
     def lock(self, key: str) -> AbstractAsyncContextManager[None]:
@@ -188,11 +200,8 @@ class SyncIo(Io):
                     left.close()
         return results
 
-    @asynccontextmanager
-    async def lock(self, key: str) -> AsyncIterator[None]:
-        holder = self._locks.get(key)
-        with holder.lock:
-            yield
+    def lock(self, key: str) -> AbstractAsyncContextManager[None]:
+        return self._locks.get(key)
 
 
 class AsyncIo(Io):
@@ -222,15 +231,13 @@ class AsyncIo(Io):
             await asyncio.wait(tasks)
             raise
 
-    async def work(self, long: bool, fn: Callable[..., T], *args: Any) -> T:
-        return await asyncio.to_thread(_beside_loop, fn, *args) if long else fn(*args)
+    async def work(self, long: bool | Callable[[], bool], fn: Callable[..., T], *args: Any) -> T:
+        takes_long = long() if callable(long) else long
+        return await asyncio.to_thread(_beside_loop, fn, *args) if takes_long else fn(*args)
 
-    @asynccontextmanager
-    async def lock(self, key: str) -> AsyncIterator[None]:
+    def lock(self, key: str) -> AbstractAsyncContextManager[None]:
         # An asyncio lock belongs to one loop; two loops that use one store exclude each other by the store alone.
-        holder = self._locks.get(f"{id(asyncio.get_running_loop())}/{key}")
-        async with holder.lock:
-            yield
+        return self._locks.get(f"{id(asyncio.get_running_loop())}/{key}")
 
     def loop_key(self) -> int:
         return id(asyncio.get_running_loop())

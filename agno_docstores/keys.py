@@ -23,7 +23,9 @@ Scalar = str | int | float | bool | None
 
 _END = "!"  # ends every component; sorts below whatever a component can hold
 _ESCAPE = '"'  # the next higher character; what sorts at or below it is escaped
+_ESCAPED = {code: _ESCAPE + chr(0x23 + code) for code in range(ord(_ESCAPE) + 1)}
 _LONG = 200  # bytes of one text component that are kept as they are
+_USUAL = 10**18  # an int between 0 and this takes no exact arithmetic
 _DIGEST = re.compile(r"~[0-9a-f]{32}~\Z")  # what ends a text that was too long
 
 
@@ -62,6 +64,8 @@ def check_time(name: str, value: Any) -> Any:
 
 def encodable(text: str) -> bool:
     """Whether UTF-8, and so a store, has a form for the text: a lone surrogate has none."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -72,7 +76,7 @@ def encodable(text: str) -> bool:
 def encode(values: Iterable[Scalar]) -> str:
     """The key of a tuple. A text component over 200 bytes keeps its beginning and a digest of the whole: equality stays
     exact, order is that of the beginning."""
-    return "".join(_component(value) + _END for value in values)
+    return "".join([_component(value) + _END for value in values])
 
 
 def digest(text: str, size: int = 32) -> str:
@@ -83,15 +87,16 @@ def digest(text: str, size: int = 32) -> str:
 def fit(text: str, limit: int) -> str:
     """The text if it takes at most `limit` bytes, else its beginning and a digest of the whole. A text that ends as
     such a digest does is given one as well, whatever its length: so no text is what another was abridged to."""
-    raw = text.encode()
+    raw = text if text.isascii() else text.encode()  # as long as its bytes
     if len(raw) <= limit and not abridged(text):
         return text
+    raw = text.encode()
     return raw[: limit - 34].decode(errors="ignore") + "~" + digest(text) + "~"
 
 
 def abridged(text: str) -> bool:
     """Whether a text ends as one does that `fit` has made; no other leaves `fit` as it is."""
-    return _DIGEST.search(text) is not None
+    return text.endswith("~") and _DIGEST.search(text) is not None
 
 
 def rank(value: Scalar) -> tuple[int, Any]:
@@ -109,12 +114,13 @@ def _component(value: Scalar) -> str:
         return "2" if value else "1"
     if isinstance(value, int | float):
         return "3" + _number(value)
-    return "4" + "".join(
-        character if character > _ESCAPE else _ESCAPE + chr(0x23 + ord(character)) for character in fit(value, _LONG)
-    )
+    return "4" + fit(value, _LONG).translate(_ESCAPED)
 
 
 def _number(value: int | float) -> str:
+    if type(value) is int and 0 < value < _USUAL:
+        digits = str(value)
+        return f"p{len(digits):03d}{digits}"
     if isinstance(value, float):
         if math.isnan(value):
             return "a"

@@ -64,21 +64,27 @@ class Incoming:
         else:
             raise TypeError(f"expected an AgentSession, TeamSession or WorkflowSession, not {type(session).__name__}")
         check_id("session_id", session.session_id)
-        try:
-            row = session.to_dict(include_runs=False)
-        except (TypeError, RecursionError):
-            for name in ("session_data", f"{kind}_data", "metadata"):  # named by its path, if this is why
-                Json.of(getattr(session, name), name)
-            raise
+        body = _plain_body(session, kind)
+        if body is not None:
+            row: Row = vars(session)
+        else:
+            try:
+                row = session.to_dict(include_runs=False)
+            except (TypeError, RecursionError):
+                for name in ("session_data", f"{kind}_data", "metadata"):  # named by its path, if this is why
+                    Json.of(getattr(session, name), name)
+                raise
+            body = {
+                name: Json.of(row.get(name), name) for name in ("session_data", f"{kind}_data", "metadata", "summary")
+            }
         user_id = row.get("user_id")
         component = row.get(f"{kind}_id")
-        parts = ("session_data", f"{kind}_data", "metadata", "summary")
         return cls(
             session.session_id,
             kind,
             None if user_id is None else as_id("user_id", user_id),
             (f"{kind}_id", label(f"{kind}_id", component)),
-            {name: Json.of(row.get(name), name) for name in parts},
+            body,
             check_time("created_at", row.get("created_at") or None),
             check_time("updated_at", row.get("updated_at")),
         )
@@ -86,9 +92,12 @@ class Incoming:
     @classmethod
     async def taken(cls, kernel: Kernel, session: Session) -> Incoming:
         """The same, off the event loop where it takes long: the session must not be changed meanwhile."""
-        attributes: dict[str, Any] = getattr(session, "__dict__", {})  # `of` says so where it is no session
-        stored = [value for name, value in attributes.items() if name not in ("runs", _READING)]
-        return await kernel.io.work(is_long(stored), cls.of, session)
+
+        def long() -> bool:
+            attributes: dict[str, Any] = getattr(session, "__dict__", {})  # `of` says so where it is no session
+            return is_long([value for name, value in attributes.items() if name not in ("runs", _READING)])
+
+        return await kernel.io.work(long, cls.of, session)
 
     def over(self, stored: Stored | None, *, created_at: int, updated_at: int | None) -> tuple[Row, dict[str, Json]]:
         """Fields and body of the record after this write."""
@@ -107,14 +116,33 @@ class Incoming:
         body = dict.fromkeys(SESSIONS.body, NULL)
         body.update(stored.body or {} if stored is not None else {})
         body.update(self.body)
-        return derived(fields, body), body
+        return derived(fields, body, stored), body
 
 
-def derived(fields: Row, body: Mapping[str, Json]) -> Row:
-    """The fields that are functions of the others."""
+def _plain_body(session: Session, kind: str) -> dict[str, Json] | None:
+    """What `to_dict` of an Agno class says of the parts, told without it: to find objects in the session's data it
+    copies all of them, and here they are only written as text. None where there are objects in it, or another class
+    may say something else."""
+    if type(session) not in (AgentSession, TeamSession):
+        return None
+    body: dict[str, Json] = {}
+    for name in ("session_data", f"{kind}_data", "metadata"):
+        part = Json.of_plain(getattr(session, name))
+        if part is None:
+            return None
+        body[name] = part
+    body["summary"] = Json.of(session.summary.to_dict() if session.summary else None, "summary")  # type: ignore[union-attr]
+    return body
+
+
+def derived(fields: Row, body: Mapping[str, Json], before: Stored | None = None) -> Row:
+    """The fields that are functions of the others. `before`: the record as it was, of which what follows from data that
+    stay the same is taken."""
     own = fields.get(f"{fields['session_type']}_id")
     components = [own, fields.get("agent_id"), fields.get("team_id"), fields.get("workflow_id")]
-    name = session_name_of(body.get("session_data", NULL))
+    data = body.get("session_data", NULL)
+    same = before is not None and before.body is not None and before.body.get("session_data") == data
+    name = before.fields.get("session_name") if before is not None and same else session_name_of(data)
     touched = fields.get("updated_at")
     return {
         **fields,
@@ -430,7 +458,8 @@ async def marked_head(
     count it again; None if that is as it is. 1 read, where the owner changes or the history was not read before."""
     adopted = current.fields.get("user_id") != user_id
     before = (current.body or {}).get("session_data", NULL)
-    if not adopted and _session_metrics(before) == _session_metrics(body.get("session_data", NULL)):
+    after = body.get("session_data", NULL)
+    if not adopted and (before == after or _session_metrics(before) == _session_metrics(after)):
         return None
     head = await _head_of(kernel, current.ref.id, remembered=not adopted)
     if not adopted and head.fields.get("uncounted"):

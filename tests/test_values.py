@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 import pytest
+from agno.metrics import SessionMetrics
+from agno.session import AgentSession, TeamSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +42,7 @@ from agno_docstores.conformance.values import (
     values,
 )
 from agno_docstores.merging import merge
+from agno_docstores.session_records import Incoming
 
 
 @pytest.mark.parametrize("value", UNSTORABLE, ids=lambda value: type(value).__name__)
@@ -293,3 +301,36 @@ async def test_what_is_no_time_is_refused_rather_than_every_listing_by_time(db: 
     await db.upsert_session(agent_session("s3", created_at=7.0))
     row = await db.get_session("s3", deserialize=False)
     assert repr((row["created_at"], row["updated_at"])) == "(7, 7)"
+
+
+@dataclass
+class Basket:
+    """What a tool may leave in a session's state."""
+
+    apples: int
+    by: dict[str, Any]
+
+
+class Level(StrEnum):
+    HIGH = "high"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"text": "é", "numbers": [1, 1.5, float("inf"), 10**30, True, None], "": {"a.b": ["$"]}, 7: "key", None: 1},
+        {"level": Level.HIGH, "pair": (1, 2), "mapping": OrderedDict(b=1, a=2)},
+        {"basket": Basket(1, {"when": datetime(2026, 1, 1, tzinfo=UTC), "what": [Basket(2, {})]})},
+        {"metrics": SessionMetrics(input_tokens=3)},
+        {"surrogate": "\ud800", "key \udfff": 1},
+        {"deep": functools.reduce(lambda below, _: [below], range(200), 1)},
+    ],
+)
+@pytest.mark.parametrize("kind", [AgentSession, TeamSession])
+def test_a_session_is_stored_as_its_to_dict_says(kind: Any, value: Any) -> None:
+    """Although that is not asked where there is nothing but text and numbers in it."""
+    own = f"{kind.__name__.removesuffix('Session').lower()}_data"
+    session = kind(session_id="s", session_data={"session_state": value}, metadata=value, **{own: value})
+    told = session.to_dict(include_runs=False)
+    body = Incoming.of(session).body
+    assert body == {name: Json.of(told.get(name), name) for name in ("session_data", own, "metadata", "summary")}

@@ -175,7 +175,7 @@ class Runs:
         `PayloadTooLargeError`; nothing is written then. 1 request on DynamoDB and Firestore when this handle has read
         the session, else 2; 2 on MongoDB.
         """
-        row, data = await self.kernel.io.work(is_long(run), self._taken, run, session_id, user_id, run_index)
+        row, data = await self.kernel.io.work(lambda: is_long(run), self._taken, run, session_id, user_id, run_index)
 
         def decide(existing: Stored | None, head: Stored) -> RunDraft | None:
             if existing is not None and self._goes_back(existing, row["status"]):

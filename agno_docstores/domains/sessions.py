@@ -100,8 +100,9 @@ class Sessions:
             runs = await self.histories.last(session_id, head, CONTEXT_RUNS, runs_limit)
         else:
             runs = await self.histories.load(session_id, head)
-        long = is_long_to_read((session, *runs))
-        return await self.kernel.io.work(long, _answer, session, runs, session_type, deserialize)
+        return await self.kernel.io.work(
+            lambda: is_long_to_read((session, *runs)), _answer, session, runs, session_type, deserialize
+        )
 
     async def get_sessions(
         self,
@@ -172,7 +173,7 @@ class Sessions:
         stored = await self._save(session, incoming, None)
         if stored is None:
             return None
-        return await self.kernel.io.work(is_long_to_read((stored,)), _with_runs, stored, session, deserialize)
+        return await self.kernel.io.work(lambda: is_long_to_read((stored,)), _with_runs, stored, session, deserialize)
 
     async def upsert_sessions(
         self,
@@ -265,7 +266,7 @@ class Sessions:
                 raise conflict_over(current, incoming.session_id, read_at, base)
             return incoming, []
         body, lost = merged(base, incoming.body, current.body or {})
-        return replace(incoming, body=body), lost
+        return incoming if body == incoming.body else replace(incoming, body=body), lost
 
     def _tell(self, incoming: Incoming, stored: Incoming, lost: list[Path]) -> None:
         """Count, and log, what a save that succeeded has kept and lost of others' changes."""

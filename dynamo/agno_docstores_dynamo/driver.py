@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -431,7 +432,7 @@ class DynamoDriver(Driver):
             revs: list[Rev | None] = []
             for number, (write, before) in enumerate(zip(writes, befores, strict=True)):
                 assert before is not None
-                own, rev = await self.io.work(_is_long(write), self._steps, number, write, before, token)
+                own, rev = await self.io.work(partial(_is_long, write), self._steps, number, write, before, token)
                 steps += own
                 revs.append(rev)
             try:

@@ -357,11 +357,17 @@ class FirestoreDriver(Driver):
         writes = await self._dated(writes)
         request = types.CommitRequest.pb()(database=self._database())
         request.writes.extend(
-            [await self.io.work(_is_long(write), self._write, write, token, self._name(write.ref)) for write in writes]
+            [
+                await self.io.work(functools.partial(_is_long, write), self._write, write, token, self._name(write.ref))
+                for write in writes
+            ]
         )
-        largest = max(range(len(writes)), key=lambda n: request.writes[n].ByteSize(), default=0)
+
+        def largest() -> int:
+            return max(range(len(writes)), key=lambda n: request.writes[n].ByteSize())
+
         if writes and request.ByteSize() > MAX_REQUEST:
-            ref = writes[largest].ref
+            ref = writes[largest()].ref
             raise PayloadTooLargeError(ref.kind, ref.id, request.ByteSize(), MAX_REQUEST)
         conditional = [write.ref for write in writes if write.expect is not Expect.ANY or isinstance(write, Touch)]
         try:
@@ -372,8 +378,8 @@ class FirestoreDriver(Driver):
             raise Conflict(conditional) from conflict.__cause__
         except StoreError as error:
             if writes and _is_too_large(error.reason):
-                ref = writes[largest].ref
-                size = request.writes[largest].ByteSize()
+                number = largest()
+                ref, size = writes[number].ref, request.writes[number].ByteSize()
                 raise PayloadTooLargeError(ref.kind, ref.id, size, documents.MAX_DOCUMENT) from error
             raise
         results = types.CommitResponse.pb(response).write_results

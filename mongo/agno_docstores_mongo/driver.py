@@ -278,7 +278,7 @@ class MongoDriver(Driver):
 
     async def commit(self, writes: Sequence[Write], token: str) -> list[Rev | None]:
         """1 request for one document."""
-        changes = await self.io.work(_is_long(writes), self.layout.changes, writes, token)
+        changes = await self.io.work(lambda: _is_long(writes), self.layout.changes, writes, token)
         if len(changes) > 1:
             await self._together(changes)
         for change in changes if len(changes) == 1 else ():

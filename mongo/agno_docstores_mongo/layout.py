@@ -109,11 +109,13 @@ class Shape:
     def record(self, put: Put, token: str, *, text: bool) -> Document:
         """What a put stores; `text`: all body parts in the marked form."""
         turn = as_text if text else encode
-        document: Document = {
-            name: encode_field(value)
-            for name in self.kind.fields
-            if (value := put.fields.get(name)) is not None or name not in self.kind.unique
-        }
+        document: Document = {}
+        for name in self.kind.fields:
+            value = put.fields.get(name)
+            if value is not None:
+                document[name] = encode_field(value)
+            elif name not in self.kind.unique:
+                document[name] = None
         document.update((name, turn(put.body[name])) for name in self.kind.parts if name in put.body)
         document[REV] = token
         if put.expires_at is not None:
@@ -163,9 +165,13 @@ class Layout:
             if kind.within is not None:
                 self.shapes[name] = Shape(kind, self.shapes[kind.within].collection, _singular(name))
 
+        self._sharing: dict[str, list[Shape]] = {}
+        for shape in self.shapes.values():
+            self._sharing.setdefault(shape.collection, []).append(shape)
+
     def sharing(self, collection: str) -> list[Shape]:
         """The shapes in the documents of a collection."""
-        return [shape for shape in self.shapes.values() if shape.collection == collection]
+        return self._sharing[collection]
 
     # --- Writes -----------------------------------------------------------------------------------------------------
 

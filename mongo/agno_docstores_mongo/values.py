@@ -31,6 +31,8 @@ _LAST = 253_402_300_799  # the last second that a `datetime` can tell
 
 def encode(part: Json) -> Any:
     """The BSON value of a JSON value."""
+    if part.text == "null":
+        return None
     if len(part.text) > MOST_NATIVE or _SURROGATE.search(part.text):
         return as_text(part)
     try:

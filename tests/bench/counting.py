@@ -2,7 +2,7 @@
 
 Requests are counted by kind and with what they carried: PyMongo's command listener, botocore's events, an interceptor
 of the gRPC channel. Bytes are counted by a proxy in front of the server. CPU is that of the calling thread, so the
-threads of proxy, server and gRPC are not in it.
+threads of proxy and gRPC are not in it; servers are processes of their own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Counts:
     deletes: int = 0
     cpu: float = 0.0
     seconds: float = 0.0
-    #: Of ours: the part of `cpu` that was spent inside the client's own calls.
+    #: Of ours, where it was taken: CPU of all threads of the process, and the client's part of it (`shares`).
+    whole_cpu: float = 0.0
     client_cpu: float = 0.0
     #: What came instead of the answer: the class of an error, or "wrong answer".
     failure: str | None = None

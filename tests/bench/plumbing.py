@@ -83,14 +83,11 @@ def acts(db: Any) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
         "get_session, 600 bytes and a run": (lambda: db.get_session("full", SessionType.AGENT), to_session("full")),
         "upsert_session": (
             lambda: db.upsert_session(bare),
-            lambda: (bare.to_dict(include_runs=False), to_session("bare")()),
+            to_session("bare"),
         ),
         "upsert_session, 600 bytes": (
             lambda: db.upsert_session(full),
-            lambda: (
-                full.to_dict(include_runs=False),
-                deserialize_session(SessionType.AGENT, {**row["full"], "runs": None}),
-            ),
+            lambda: deserialize_session(SessionType.AGENT, {**row["full"], "runs": None}),
         ),
         "upsert_run": (
             lambda: db.upsert_run(run, "full", OWNER, 0),

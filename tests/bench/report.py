@@ -164,7 +164,7 @@ def goals(found: Found) -> Iterator[tuple[str, str, str, bool]]:
         if again and cold:
             yield "metrics again, nothing new: <= 5 requests", store, str(again.total), again.total <= 5
         if (one := ours.get("upsert_session, 1000 runs")) and one.client_cpu:
-            part = one.cpu / one.client_cpu
+            part = one.whole_cpu / one.client_cpu
             yield "upsert_session: CPU <= 2 of the bare client call's", store, f"{part:.2f}", part <= 2
         run = ours.get("upsert_run of 5 KB")
         if store == "dynamo" and run and cold:

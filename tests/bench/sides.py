@@ -28,13 +28,15 @@ KEYS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_
 class Side:
     """`open` makes a handle; `tally` is where its client counts; `stored` is the bytes that its storage takes, as the
     store bills them; `open_async` makes a handle for the event loop that runs: of the blocking class, with a client of
-    its own, where there is no async one."""
+    its own, where there is no async one; `direct` one of ours with a client of its own, whose requests are not
+    counted."""
 
     name: str
     tally: Tally
     open: Callable[[], Any]
     stored: Callable[[], int]
     open_async: Callable[[], Any]
+    direct: Callable[[], Any]
 
 
 def servers(*, strict: bool) -> dict[str, Server]:
@@ -70,6 +72,7 @@ def floor() -> Iterator[Side]:
             lambda: SqliteDb(db_engine=first.db_engine),
             stored,
             lambda: AsyncSqliteDb(db_file=f"{folder}/floor.db"),
+            lambda: SqliteDb(db_engine=first.db_engine),
         )
         first.db_engine.dispose()
 
@@ -108,6 +111,7 @@ def _mongo(name: str, server: Server, stack: ExitStack) -> Side:
         lambda: kind(db_client=client, db_name=storage),
         stored,
         lambda: async_kind(db_url=metered.address, db_name=storage),
+        lambda: MongoDocstore(db_url=server.start(), db_name=storage),
     )
 
 
@@ -162,7 +166,10 @@ def _dynamo(name: str, server: Server, stack: ExitStack) -> Side:
     def open_async() -> Any:
         return AsyncDynamoDocstore(endpoint_url=metered.address, **KEYS) if name == OURS else open()
 
-    return Side(name, tally, open, stored, open_async)
+    def direct() -> Any:
+        return DynamoDocstore(endpoint_url=server.start(), **KEYS)
+
+    return Side(name, tally, open, stored, open_async, direct)
 
 
 def _firestore(name: str, server: Server, stack: ExitStack) -> Side:
@@ -209,4 +216,8 @@ def _firestore(name: str, server: Server, stack: ExitStack) -> Side:
         with mock.patch.dict(os.environ, {EMULATOR: metered.address}):
             return AsyncFirestoreDocstore(db_client=firestore.AsyncClient(project, AnonymousCredentials()))
 
-    return Side(name, tally, lambda: kind(db_client=client), stored, open_async)
+    def direct() -> Any:
+        with mock.patch.dict(os.environ, {EMULATOR: server.start()}):
+            return FirestoreDocstore(db_client=firestore.Client(project=project, credentials=AnonymousCredentials()))
+
+    return Side(name, tally, lambda: kind(db_client=client), stored, open_async, direct)
