@@ -404,7 +404,7 @@ MOST_CONFLICTS = {"insert_session_if_absent": 1.1, "purge_user": 14}
 LEFT_TO_OTHERS: dict[str, Any] = {"calculate_metrics": None, "claim_due_schedule": None, "cleanup_jobs": 0}
 WHEN_LOST = {**SILENT, **LEFT_TO_OTHERS}
 UNSETTLED = {"histories", "transcript_entries"}  # kinds whose records alone tell nothing
-PARTITIONS = 5  # of an index that a driver has divided: an operation reads as many, at once where it can
+PARTITIONS = 6  # that an operation reads at once, where it can, of indexes that a driver has divided
 DIVIDED = ("dynamo", "firestore")
 
 

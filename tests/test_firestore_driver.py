@@ -478,7 +478,7 @@ def test_shards_are_counted_from_one(no_emulator: None) -> None:
         with pytest.raises(ValueError, match=name):
             FirestoreDocstore(project_id="p", **{name: 0})
     told = FirestoreDocstore(project_id="p", listing_shards=4).to_dict()
-    assert told["listing_shards"] == 4 and "component_shards" not in told
+    assert (told["listing_shards"], told["component_shards"]) == (4, 1)
     assert FirestoreDocstore.from_dict(told).to_dict() == told
 
 

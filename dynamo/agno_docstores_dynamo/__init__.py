@@ -228,8 +228,7 @@ def _settings(
         settings["compress"] = False
     if not consistent_reads:
         settings["consistent_reads"] = False
-    usual = {"listing_shards": LISTING_SHARDS, "component_shards": COMPONENT_SHARDS}
-    return {**settings, **{name: number for name, number in shards.items() if number != usual[name]}}
+    return {**settings, **shards}  # the usual ones, too: another version may have others, and would miss records
 
 
 STORE = StorePlugin("dynamo", DynamoDocstore, AsyncDynamoDocstore)

@@ -138,7 +138,7 @@ def _settings(clients: Clients, prefix: str, compress: bool, shards: Mapping[str
     }
     if not compress:
         settings["compress"] = False
-    return {**settings, **{name: number for name, number in shards.items() if number != 1}}
+    return {**settings, **shards}  # the usual ones, too: another version may have others, and would miss records
 
 
 STORE = StorePlugin("firestore", FirestoreDocstore, AsyncFirestoreDocstore)
