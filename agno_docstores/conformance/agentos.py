@@ -20,15 +20,17 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from types import CellType, FunctionType, MethodType
+from typing import Any, Self
 
 import httpx
 import jwt
 import pytest
 from agno.agent import Agent
 from agno.api.api import api as agno_api
-from agno.db.base import AsyncBaseDb
+from agno.db.base import AsyncBaseDb, BaseDb
 from agno.db.schemas.evals import EvalRunRecord, EvalType
 from agno.db.schemas.knowledge import KnowledgeRow
 from agno.db.schemas.memory import UserMemory
@@ -62,7 +64,7 @@ T0 = 1_700_000_000
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME = re.compile(r"generated-\d+")
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(?:Z|[+-]\d\d:\d\d)?")
-#: Where an answer holds a measured duration, of which only that it is a number can be compared.
+#: Where an answer holds a measured duration.
 _MEASURED = frozenset({"duration", "time_to_first_token", "search_time_ms"})
 
 
@@ -85,13 +87,15 @@ def differences(ours: Any, theirs: Any, where: str = "answer") -> Iterator[str]:
 
 @dataclass
 class Side:
-    """One of the two: an AgentOS on its store. `names` are those of the ids that it made up, in order of appearance."""
+    """One of the two: an AgentOS on its store. `names` are those of the ids that it made up, in order of appearance;
+    of a number under one of the keys `measured` only that it is one can be compared."""
 
     store: Awaitable
     app: Any
     client: httpx.AsyncClient
     began: float = field(default_factory=time.time)
     names: dict[str, str] = field(default_factory=dict)
+    measured: frozenset[str] = _MEASURED
 
     def plain(self, value: Any, key: str = "") -> Any:
         """A JSON value with names for what no two servers have in common."""
@@ -104,7 +108,7 @@ class Side:
                 return "now" if self.is_now(datetime.fromisoformat(value).timestamp()) else value
             return _UUID.sub(lambda found: self.names.setdefault(found[0], f"generated-{len(self.names)}"), value)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            if key in _MEASURED:
+            if key in self.measured:
                 return "measured"
             if self.is_now(value):
                 return "now"
@@ -201,7 +205,7 @@ class Both:
     async def delete(self, path: str, body: Any = None, **options: Any) -> Any:
         return await self.ask("DELETE", path, body, **options)
 
-    def calling(self, user: str, *scopes: str) -> Both:
+    def calling(self, user: str, *scopes: str) -> Self:
         """The same two, asked by this user."""
         token = jwt.encode({"sub": user, "scopes": list(scopes)}, SECRET, algorithm="HS256")
         return replace(self, headers={"Authorization": f"Bearer {token}"})
@@ -306,7 +310,7 @@ class Words(VectorDb):
         return ["keyword"]
 
 
-def _agent_os(raw: Any, guarded: bool, scheduler: bool, authorization: Authorization | None) -> AgentOS:
+def _agent_os(raw: Any, guarded: bool, managed: bool) -> AgentOS:
     @tool(requires_confirmation=True)
     def launch() -> str:
         """Launch it."""
@@ -345,18 +349,88 @@ def _agent_os(raw: Any, guarded: bool, scheduler: bool, authorization: Authoriza
             Workflow(id="w1", name="w1", steps=[Step(name="one", agent=agent("step"))], db=raw, telemetry=False)
         ],
         knowledge=[Knowledge(name="handbook", vector_db=Words(), contents_db=raw)],
-        authorization=authorization or (guarded and Authorization(verification_keys=[SECRET], algorithm="HS256")),
-        user_directory=authorization is not None,
+        authorization=guarded
+        # The claim, which no token has, makes roles decide also where the database is an async one.
+        and Authorization(
+            verification_keys=[SECRET], algorithm="HS256", audit=managed, roles_claim="role" if managed else None
+        ),
+        user_directory=managed,
         user_isolation=guarded,
         telemetry=False,
-        scheduler=scheduler,
+        scheduler=True,
         scheduler_poll_interval=3600,
         scheduler_base_url="http://os",
     )
 
 
-#: An AgentOS and its application for each that was needed: to build its 130 routes takes longer than to ask them all.
-_BUILT: dict[tuple[str, bool, bool], tuple[AgentOS, Any]] = {}
+#: An AgentOS for each kind that was needed, its application, and the database that they are on: to build 130 routes
+#: takes longer than to ask them all.
+_BUILT: dict[tuple[Any, ...], tuple[AgentOS, Any, Any]] = {}
+#: Whose objects may keep a database for themselves.
+_KEEPERS = ("agno.", "fastapi.", "starlette.", "agno_docstores.conformance.")
+
+
+def _move(agent_os: AgentOS, app: Any, old: Any, new: Any) -> None:
+    """Have an AgentOS use another database of its kind, wherever it keeps the one that it was built on: most routes are
+    closures over it. Its models, which count their calls, begin anew."""
+    seen: dict[int, Any] = {}
+    ahead: list[Any] = [agent_os, app]
+    while ahead:
+        thing = ahead.pop()
+        if id(thing) in seen:
+            continue
+        seen[id(thing)] = thing
+        if isinstance(thing, FunctionType):
+            for cell in thing.__closure__ or ():
+                if cell == CellType():
+                    continue
+                if cell.cell_contents is old:
+                    cell.cell_contents = new
+                ahead.append(cell.cell_contents)
+            ahead += (thing.__defaults__, thing.__kwdefaults__, thing.__dict__)
+        elif isinstance(thing, MethodType):
+            ahead += (thing.__self__, thing.__func__)
+        elif isinstance(thing, partial):
+            ahead += (thing.func, thing.args, thing.keywords)
+        elif isinstance(thing, dict | list):
+            for key, value in list(thing.items() if isinstance(thing, dict) else enumerate(thing)):
+                if value is old:
+                    thing[key] = new
+                ahead.append(thing[key])
+        elif isinstance(thing, tuple | set | frozenset):
+            assert all(value is not old for value in thing), f"a database in a {type(thing).__name__} cannot be moved"
+            ahead += thing
+        elif isinstance(thing, ScriptedModel):
+            thing.prompts.clear()
+        elif not isinstance(thing, type | BaseDb | AsyncBaseDb) and type(thing).__module__.startswith(_KEEPERS):
+            ahead.append(getattr(thing, "__dict__", None))
+
+
+def application(which: str, raw: Any, build: Callable[..., AgentOS], *arguments: Any) -> tuple[AgentOS, Any]:
+    """An AgentOS as `build` makes it of a database and the `arguments`, and its application.
+
+    One that was built before for the same purpose (`which`) moves to this database.
+    """
+    kind = (which, build, *arguments, isinstance(raw, AsyncBaseDb))
+    if kind in _BUILT:
+        agent_os, app, old = _BUILT[kind]
+        _move(agent_os, app, old, raw)
+    else:
+        agent_os = build(raw, *arguments)
+        app = agent_os.get_app()
+    _BUILT[kind] = agent_os, app, raw
+    return agent_os, app
+
+
+@asynccontextmanager
+async def started(app: Any, raw: Any) -> AsyncIterator[Side]:
+    """An application on this database, started, and stopped in the end."""
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://os") as client,
+    ):
+        yield Side(Awaitable(raw), app, client)
 
 
 @asynccontextmanager
@@ -365,48 +439,25 @@ async def serving(
     raw: Any,
     *others: Any,
     guarded: bool = False,
-    scheduler: bool = False,
     managed: bool = False,
-    anew: bool = False,
 ) -> AsyncIterator[Side]:
     """AgentOS on a database, started, and stopped in the end.
 
-    `others`: more handles under the same id. `guarded`: callers have to name themselves and see what is theirs.
-    `scheduler`: it runs schedules, by requests to itself. One that was built before for the same purpose (`which`)
-    moves to this database; one with a scheduler is built anew, for its routes keep the database they were made with;
-    so is one where some other routes do (`anew`). `managed`: of such a guarded one, what a caller may do is what roles
-    in the database say, not his token.
+    It runs schedules, by requests to itself. `others`: more handles under the same id. `guarded`: callers have to name
+    themselves and see what is theirs. `managed`: of a guarded one, what a caller may do is what roles in the database
+    say, not his token.
     """
     for db in (raw, *others):
         db.id = "os-db"
-    key = (which, guarded, isinstance(raw, AsyncBaseDb))
-    roles = None
-    if managed:  # the claim, which no token has, says so also where the database is an async one
-        roles = Authorization(verification_keys=[SECRET], algorithm="HS256", audit=True, roles_claim="role")
-    if scheduler or anew or key not in _BUILT:
-        built = _agent_os(raw, guarded, scheduler, roles)
-        agent_os, app = built, built.get_app()
-        if not scheduler and not anew:
-            _BUILT[key] = agent_os, app
-    else:
-        agent_os, app = _BUILT[key]
-    agent_os.db = raw
+    agent_os, app = application(which, raw, _agent_os, guarded, managed)
     for handles in (*agent_os.dbs.values(), *agent_os.knowledge_dbs.values()):
         handles[:] = [raw, *others]
-    for component in (*(agent_os.agents or ()), *(agent_os.teams or ()), *(agent_os.workflows or ())):
-        component.db = raw
     for knowledge in agent_os.knowledge or ():
-        knowledge.contents_db = raw
         knowledge.vector_db = Words()
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://os") as client,
-    ):
-        if scheduler:
-            app.state.scheduler_executor._client = httpx.AsyncClient(transport=transport)
-        side = Side(Awaitable(raw), app, client)
-        if roles is not None:
+    async with started(app, raw) as side:
+        app.state.scheduler_executor._client = httpx.AsyncClient(transport=side.client._transport)
+        if managed:
+            roles = agent_os._authz_role_store
             await roles.aset_role_scopes("admin", ["agent_os:admin"])
             await roles.aset_role_scopes("viewer", ["sessions:read"])
             await roles.aassign("root", "admin")
@@ -442,7 +493,8 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agno_api, "apost_in_background", nothing)
 
 
-def _entered(runner: asyncio.Runner, context: Any) -> Iterator[Any]:
+def entered(runner: asyncio.Runner, context: Any) -> Iterator[Any]:
+    """A fixture that is this context, on the loop of the test."""
     stack = AsyncExitStack()
     yield runner.run(stack.enter_async_context(context))
     runner.run(stack.aclose())
@@ -451,37 +503,19 @@ def _entered(runner: asyncio.Runner, context: Any) -> Iterator[Any]:
 @pytest.fixture
 def both(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
     """An AgentOS that lets everybody do everything, on the store under test and on the oracle."""
-    yield from _entered(runner, compared(db.raw, tmp_path))
-
-
-@pytest.fixture
-def both_anew(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
-    """The same, built for this test."""
-    yield from _entered(runner, compared(db.raw, tmp_path, anew=True))
+    yield from entered(runner, compared(db.raw, tmp_path))
 
 
 @pytest.fixture
 def guarded(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
     """An AgentOS whose callers name themselves by a token, and see what is theirs."""
-    yield from _entered(runner, compared(db.raw, tmp_path, guarded=True))
-
-
-@pytest.fixture
-def scheduling(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
-    """An AgentOS that lets everybody do everything, and runs schedules."""
-    yield from _entered(runner, compared(db.raw, tmp_path, scheduler=True))
-
-
-@pytest.fixture
-def guarded_scheduling(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
-    """The same, whose callers name themselves by a token, and see what is theirs."""
-    yield from _entered(runner, compared(db.raw, tmp_path, guarded=True, scheduler=True))
+    yield from entered(runner, compared(db.raw, tmp_path, guarded=True))
 
 
 @pytest.fixture
 def managed(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Both]:
     """The same, where roles in the database say what callers may do."""
-    yield from _entered(runner, compared(db.raw, tmp_path, guarded=True, scheduler=True, managed=True))
+    yield from entered(runner, compared(db.raw, tmp_path, guarded=True, managed=True))
 
 
 # --- Sessions and runs ------------------------------------------------------------------------------------------------
@@ -862,8 +896,7 @@ async def test_knowledge_answers_as_on_sqlite(both: Both) -> None:
 # --- Components -------------------------------------------------------------------------------------------------------
 
 
-async def test_components_answer_as_on_sqlite(both_anew: Both) -> None:
-    both = both_anew
+async def test_components_answer_as_on_sqlite(both: Both) -> None:
     if both.ours.store.is_async:
         # Agno's builder is for sync databases; of an async one it knows nothing, whatever that could do.
         await both.get("/components", status=503)
@@ -1171,8 +1204,7 @@ async def test_learnings_answer_as_on_sqlite(both: Both) -> None:
 # --- Schedules and approvals ------------------------------------------------------------------------------------------
 
 
-async def test_schedules_and_approvals_answer_as_on_sqlite(scheduling: Both) -> None:
-    both = scheduling
+async def test_schedules_and_approvals_answer_as_on_sqlite(both: Both) -> None:
     assert (await both.get("/schedules"))["data"] == []
     yearly = {"cron_expr": "0 0 1 1 *", "endpoint": "/health", "method": "GET", "payload": {"a.b": [None, 1.5]}}
     made = await both.post("/schedules", {"name": "daily", **yearly}, status=201)
@@ -1259,9 +1291,9 @@ async def test_schedules_and_approvals_answer_as_on_sqlite(scheduling: Both) -> 
 
 
 async def test_callers_and_service_accounts_see_own_schedules_and_approvals_as_on_sqlite(
-    guarded_scheduling: Both,
+    guarded: Both,
 ) -> None:
-    both = guarded_scheduling
+    both = guarded
     for number, user in enumerate(["u1", "u2", None]):
         await both.seed("create_schedule", schedule_of(f"s{number}", user_id=user, created_at=T0 + number))
         await both.seed("create_schedule_run", execution_of(f"r{number}", f"s{number}", user_id=user))
