@@ -430,6 +430,9 @@ async def started(app: Any, raw: Any) -> AsyncIterator[Side]:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://os") as client,
     ):
+        if hasattr(app.state, "scheduler_executor"):
+            app.state.scheduler_executor._client = httpx.AsyncClient(transport=transport)
+            app.state.scheduler_executor.poll_interval = 0.05  # not half a minute until it sees that a run has ended
         yield Side(Awaitable(raw), app, client)
 
 
@@ -455,7 +458,6 @@ async def serving(
     for knowledge in agent_os.knowledge or ():
         knowledge.vector_db = Words()
     async with started(app, raw) as side:
-        app.state.scheduler_executor._client = httpx.AsyncClient(transport=side.client._transport)
         if managed:
             roles = agent_os._authz_role_store
             await roles.aset_role_scopes("admin", ["agent_os:admin"])

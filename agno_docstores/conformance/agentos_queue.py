@@ -139,23 +139,32 @@ class Queues(Both):
             assert (await jobs_of(side).enqueue_job(job.to_dict()))["accepted"] is True
 
 
+def with_jobs(agent_os: AgentOS, app: Any, raw: Any) -> Any:
+    """An application, before its start: it will keep its jobs in this database, or beside it if it cannot keep any."""
+    jobs = raw if hasattr(raw, "claim_job") else InMemoryQueueStore()
+    agent_os.queue = QueueConfig(durable=True, db=jobs, poll_interval=3600, max_queue_depth=3)
+    return app
+
+
+def comparable(side: Side) -> Side:
+    """One of the two, once it has started. SqliteDb cannot stamp a run with its attempt: `settled` looks at that."""
+    side.measured |= {"queue_attempt", "oldest_queued_age_seconds"}
+    side.app.state.pausing = pausable(side.app)
+    return side
+
+
 @asynccontextmanager
 async def queues(raw: Any, folder: Path, guarded: bool = False) -> AsyncIterator[Queues]:
     """AgentOS with its queue on this database, and with that of the oracle."""
     oracle = oracle_for(raw, folder)
     raw.id = oracle.id = "os-db"
-    apps = []
-    for which, db in (("oracle", oracle), ("under test", raw)):
-        agent_os, app = application(which, db, _queueing, guarded)
-        jobs = db if hasattr(db, "claim_job") else InMemoryQueueStore()
-        agent_os.queue = QueueConfig(durable=True, db=jobs, poll_interval=3600, max_queue_depth=3)
-        apps.append(app)
+    apps = [
+        with_jobs(*application(which, db, _queueing, guarded), db)
+        for which, db in (("oracle", oracle), ("under test", raw))
+    ]
     # Agno has one of its workers be the process' own, and some routes ask that one: it has to be ours.
     async with started(apps[0], oracle) as theirs, started(apps[1], raw) as ours:
-        for side in (ours, theirs):  # SqliteDb cannot stamp a run with the attempt that it is of: see `settled`
-            side.measured |= {"queue_attempt", "oldest_queued_age_seconds"}
-            side.app.state.pausing = pausable(side.app)
-        yield Queues(ours, theirs)
+        yield Queues(comparable(ours), comparable(theirs))
 
 
 @pytest.fixture
