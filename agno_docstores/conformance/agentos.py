@@ -30,7 +30,7 @@ import jwt
 import pytest
 from agno.agent import Agent
 from agno.api.api import api as agno_api
-from agno.db.base import AsyncBaseDb, BaseDb
+from agno.db.base import AsyncBaseDb, BaseDb, ComponentType
 from agno.db.schemas.evals import EvalRunRecord, EvalType
 from agno.db.schemas.knowledge import KnowledgeRow
 from agno.db.schemas.memory import UserMemory
@@ -1519,6 +1519,136 @@ async def test_a_caller_sees_own_traces_learnings_evals_metrics_and_knowledge_as
     await u2.delete(f"/knowledge/content/{common['id']}", status=403)
     await u2.delete("/knowledge/content")
     assert (await u1.get("/knowledge/content?sort_by=name"))["meta"]["total_count"] == 2
+
+
+#: What a caller may do with components; who has the first alone looks at them.
+WITH_COMPONENTS = tuple(f"components:{action}" for action in ("read", "write", "delete"))
+
+
+async def components_of_callers(both: Both, u1: Both, u2: Both, reader: Both, root: Both, *, apart: bool) -> None:
+    """What each caller sees and may change of components of his own, of another, and of nobody. `apart`: so `root`,
+    who else may do everything with all."""
+
+    async def seen(call: Both, query: str = "") -> list[str]:
+        # All are made at about the same time: which is the latest depends on the clock.
+        found = []
+        for side in (both.oracle, both.ours):
+            answer = side.plain((await side.client.get(f"/components?{query}", headers=call.headers)).json())
+            found.append(answer | {"data": sorted(answer["data"], key=lambda row: str(row["component_id"]))})
+        assert not (lines := list(differences(found[1], found[0]))), lines
+        return [row["component_id"] for row in found[1]["data"]]
+
+    agent = {"component_type": "agent", "config": {"k.1": {"$a": 1}}}
+    await both.get("/components", status=401)
+    await reader.post("/components", {**agent, "name": "x"}, status=403)
+    for number, stage in enumerate(("draft", "published")):
+        values = {"component_type": ComponentType.AGENT, "name": "Shared", "config": {"n": number}, "stage": stage}
+        await both.seed("create_component_with_config", component_id=f"shared-{number}", **values)
+    assert (await u1.post("/components", {**agent, "name": "A", "component_id": "mine"}, status=201))["user_id"] == "u1"
+    public = {**agent, "name": "B", "component_id": "public", "stage": "published"}
+    await u1.post("/components", public, status=201)
+    await u2.post("/components", {**agent, "name": "A", "component_id": "theirs"}, status=201)
+    await u2.post("/components", public, status=400)
+    named = [(await call.post("/components", {**agent, "name": "Same"}, status=201)) for call in (u1, u2)]
+    assert named[0]["component_id"] != named[1]["component_id"]
+
+    shared = ["public", "shared-0", "shared-1"]
+    assert await seen(u1) == sorted(["mine", named[0]["component_id"], *shared])
+    assert await seen(u2, "component_type=agent") == sorted(["theirs", named[1]["component_id"], *shared])
+    assert await seen(reader) == shared and len(await seen(root)) == (3 if apart else 7)
+    assert await seen(u2, "component_type=team") == []
+
+    # A version that is published is shared; the next one is its owner's until it is, too.
+    await u1.post("/components/public/configs", {"config": {"secret": "s"}, "label": "next"}, status=201)
+    for call, versions in ((u1, 2), (u2, 1), (reader, 1), (root, 2)):
+        assert len(await call.get("/components/public/configs")) == versions
+        await call.get("/components/public")
+        await call.get("/components/public/configs/2", status=200 if versions == 2 else 404)
+        await call.get("/components/public/configs/3", status=404)
+        await call.get("/components/shared-0/configs?include_config=true")
+    # Of the database, whose settings differ, strangers see the tables.
+    kept = {"component_id": "kept", "stage": "published", "config": {"db": {"id": "os-db", "session_table": "t"}}}
+    for side in (both.oracle, both.ours):
+        made = await side.client.post("/components", json={**agent, "name": "K", **kept}, headers=u1.headers)
+        assert made.status_code == 201
+        path = "/components/kept/configs/current"
+        whole, cut = [(await side.client.get(path, headers=c.headers)).json()["config"]["db"] for c in (u1, u2)]
+        assert cut == {key: whole[key] for key in whole if key in ("id", "type") or key.endswith("_table")}
+        assert (cut["id"], cut["session_table"]) == ("os-db", "t")
+    await u1.delete("/components/kept", status=204)
+
+    # What may be seen may not be changed by all who see it.
+    for id, status in (("mine", 404), ("public", 403), ("shared-0", 403), ("nothing", 404)):
+        for call in (u2, reader):
+            refused = status if call is u2 else 403
+            await call.patch(f"/components/{id}", {"name": "stolen"}, status=refused)
+            await call.delete(f"/components/{id}", status=refused)
+            await call.post(f"/components/{id}/configs", {"config": {}}, status=refused)
+            await call.patch(f"/components/{id}/configs/1", {"notes": "n"}, status=refused)
+            await call.post(f"/components/{id}/configs/1/set-current", status=refused)
+            await call.delete(f"/components/{id}/configs/1", status=refused)
+    await u2.get("/components/mine", status=404)
+    await u2.get("/components/mine/configs", status=404)
+    await u2.get("/components/mine/configs/current", status=404)
+    await root.patch("/components/mine", {"description": "seen"}, status=404 if apart else 200)
+
+    # A team is made of what its maker may see.
+    def team(*members: str) -> dict[str, Any]:
+        config = {"members": [{"type": "agent", "agent_id": member} for member in members]}
+        return {"name": "T", "component_type": "team", "component_id": "team", "config": config}
+
+    await u2.post("/components", team("mine"), status=404)
+    await u2.post("/components", team("public", "nobody"), status=400)
+    await u2.post("/components", {**team("public", "theirs"), "stage": "published"}, status=201)
+    link = {"link_kind": "member", "link_key": "m", "child_component_id": "public", "position": 0}
+    for version, status in ((2, 404), (9, 404), (1.5, 400), (True, 400), (1, 201)):
+        body = {"config": {}, "links": [{**link, "child_version": version}]}
+        await u2.post("/components/team/configs", body, status=status)
+    assert (await u1.get("/components/team"))["user_id"] == "u2"
+    await u2.delete("/components/theirs", status=204)
+    await root.delete("/components/public", status=403 if apart else 409)
+    await u1.delete("/components/public", status=204)
+
+    # What is archived is its owner's to see and to restore.
+    await u1.get("/components/public", status=404)
+    await u1.get("/components/public?include_deleted=true")
+    assert "public" in await seen(u1, "include_deleted=true") and "public" not in await seen(u2, "include_deleted=true")
+    await u2.get("/components/public?include_deleted=true", status=404)
+    await u2.post("/components/public/restore", status=404)
+    await reader.post("/components/public/restore", status=403)
+    await u1.post("/components/public", status=405)
+    await u1.post("/components/public/restore")
+    await u1.post("/components/public/restore", status=409)
+    await u2.post("/components/shared-0/restore", status=409)
+    await u1.patch("/components/public/configs/2", {"stage": "published"})
+    assert (await u2.get("/components/public/configs/current"))["version"] == 2
+    await u1.post("/components/public/configs/1/set-current")
+    assert (await u2.get("/components/public"))["current_version"] == 1
+
+
+async def test_a_caller_sees_and_changes_own_components_as_on_sqlite(guarded: Both) -> None:
+    u1, u2 = guarded.calling("u1", *WITH_COMPONENTS), guarded.calling("u2", *WITH_COMPONENTS)
+    reader, root = guarded.calling("u3", WITH_COMPONENTS[0]), guarded.calling("root", "agent_os:admin")
+    if guarded.ours.store.is_async:
+        for call, status in ((guarded, 401), (guarded.calling("u4"), 403), (u1, 503), (root, 503)):
+            await call.get("/components", status=status)
+        return
+    await components_of_callers(guarded, u1, u2, reader, root, apart=False)
+
+
+async def test_who_may_change_components_is_told_by_roles_as_on_sqlite(managed: Both) -> None:
+    root, u1, u2, u3 = (managed.calling(user) for user in ("root", "u1", "u2", "u3"))
+    await root.post("/authz/roles", {"slug": "builder"}, status=201)
+    await root.put("/authz/roles/builder/scopes", {"scopes": list(WITH_COMPONENTS)})
+    await root.put("/authz/roles/viewer/scopes", {"scopes": [WITH_COMPONENTS[0]]})
+    await u1.get("/components", status=403)
+    for user, role in (("u1", "builder"), ("u2", "builder"), ("u3", "viewer")):
+        await root.post(f"/authz/subjects/{user}/roles", {"role": role})
+    if managed.ours.store.is_async:
+        for call, status in ((managed, 401), (managed.calling("u4"), 403), (u1, 503), (root, 503)):
+            await call.get("/components", status=status)
+        return
+    await components_of_callers(managed, u1, u2, u3, root, apart=True)
 
 
 # --- The database itself ----------------------------------------------------------------------------------------------
