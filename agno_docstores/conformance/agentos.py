@@ -29,6 +29,7 @@ import httpx
 import jwt
 import pytest
 from agno.agent import Agent
+from agno.agents.claude.session_store import AgnoSessionStore
 from agno.api.api import api as agno_api
 from agno.db.base import AsyncBaseDb, BaseDb, ComponentType
 from agno.db.schemas.evals import EvalRunRecord, EvalType
@@ -1649,6 +1650,45 @@ async def test_who_may_change_components_is_told_by_roles_as_on_sqlite(managed: 
             await call.get("/components", status=status)
         return
     await components_of_callers(managed, u1, u2, u3, root, apart=True)
+
+
+async def test_transcripts_of_external_agents_go_with_their_sessions_as_on_sqlite(guarded: Both) -> None:
+    """No route tells them. Agno's own store for the SDK of such an agent writes them; who deletes a session, deletes
+    them."""
+
+    async def kept() -> list[str]:
+        found: list[Any] = []
+        for side in (guarded.oracle, guarded.ours):
+            transcripts: list[Any] = []
+            for number in range(4):
+                store = AgnoSessionStore(side.store.raw, "project", f"s{number}")
+                key = {"session_id": f"c{number}"}
+                main, branch = await store.load(key), await store.load({**key, "subpath": "branch"})
+                transcripts.append((main, branch, await store.list_subkeys(key)))
+            listed = await store.list_sessions("project")
+            assert all(side.is_now(row["mtime"] / 1000) for row in listed)
+            found.append([transcripts, sorted(row["session_id"] for row in listed)])
+        assert found[0] == found[1]
+        names: list[str] = found[1][1]
+        return names
+
+    for number, user in enumerate(("u1", "u1", "u2", "u1")):
+        await guarded.seed("upsert_session", agent_session(f"s{number}", user_id=user, created_at=T0 + number))
+        for side in (guarded.oracle, guarded.ours):
+            store = AgnoSessionStore(side.store.raw, "project", f"s{number}")
+            entries = [{"uuid": f"e{n % 2}", "type": "user", "a.b": [None, 1.5, {"$c": "é"}]} for n in range(3)]
+            for subpath in (None, "branch"):
+                await store.append({"session_id": f"c{number}", "subpath": subpath}, entries)
+    u1, root = guarded.calling("u1", *EVERYTHING_OWN), guarded.calling("root", "agent_os:admin")
+    assert await kept() == ["c0", "c1", "c2", "c3"]
+    await u1.delete("/sessions/s2", status=204)
+    await u1.delete("/sessions", {"session_ids": ["s2"], "session_types": ["agent"]}, status=204)
+    await u1.post("/sessions/s0/rename?type=agent", {"session_name": "other"})
+    assert await kept() == ["c0", "c1", "c2", "c3"]
+    await u1.delete("/sessions/s0", status=204)
+    assert await kept() == ["c1", "c2", "c3"]
+    await root.delete("/sessions", {"session_ids": ["s1", "s2"], "session_types": ["agent"] * 2}, status=204)
+    assert await kept() == ["c3"]
 
 
 # --- The database itself ----------------------------------------------------------------------------------------------
