@@ -41,6 +41,7 @@ from agno.knowledge.knowledge import Knowledge
 from agno.os import AgentOS
 from agno.os.authz import Authorization
 from agno.os.utils import flatten_routes
+from agno.registry import Registry
 from agno.session import AgentSession, TeamSession, WorkflowSession
 from agno.session.summary import SessionSummary
 from agno.team import Team
@@ -350,6 +351,7 @@ def _agent_os(raw: Any, guarded: bool, managed: bool) -> AgentOS:
             Workflow(id="w1", name="w1", steps=[Step(name="one", agent=agent("step"))], db=raw, telemetry=False)
         ],
         knowledge=[Knowledge(name="handbook", vector_db=Words(), contents_db=raw)],
+        registry=Registry(models=[ScriptedModel()]),
         authorization=guarded
         # The claim, which no token has, makes roles decide also where the database is an async one.
         and Authorization(
@@ -897,6 +899,12 @@ async def test_knowledge_answers_as_on_sqlite(both: Both) -> None:
 
 
 # --- Components -------------------------------------------------------------------------------------------------------
+
+
+def stored_agent(id: str, **config: Any) -> dict[str, Any]:
+    """The configuration of an agent in the database."""
+    model = {"id": "scripted", "name": "ScriptedModel", "provider": "scripted"}
+    return {"id": id, "name": id, "model": model, **config}
 
 
 async def test_components_answer_as_on_sqlite(both: Both) -> None:
@@ -1689,6 +1697,35 @@ async def test_transcripts_of_external_agents_go_with_their_sessions_as_on_sqlit
     assert await kept() == ["c1", "c2", "c3"]
     await root.delete("/sessions", {"session_ids": ["s1", "s2"], "session_types": ["agent"] * 2}, status=204)
     assert await kept() == ["c3"]
+
+
+async def test_a_stored_agent_runs_for_who_may_see_it_as_on_sqlite(guarded: Both) -> None:
+    if guarded.ours.store.is_async:
+        await guarded.calling("root", "agent_os:admin").get("/components", status=503)
+        return
+    scopes = (*WITH_COMPONENTS, *EVERYTHING_OWN)
+    u1, u2 = guarded.calling("u1", *scopes), guarded.calling("u2", *scopes)
+    for id, stage in (("draft", "draft"), ("public", "published")):
+        body = {"component_type": "agent", "component_id": id, "name": id, "stage": stage, "config": stored_agent(id)}
+        await u1.post("/components", body, status=201)
+    talk = {"message": "hello", "stream": "false"}
+    for call, user in ((u1, "u1"), (u2, "u2")):
+        run = await call.post("/agents/public/runs", form={**talk, "session_id": f"of-{user}"})
+        assert run["content"] == "1 asked, last: hello"
+        assert (await call.get(f"/sessions/of-{user}"))["user_id"] == user
+        await call.get(f"/agents/public/runs/{run['run_id']}?session_id=of-{user}")
+        await call.post("/agents/draft/runs", form=talk, status=404)
+        assert [agent["id"] for agent in await call.get("/agents")][-1] == "public"
+    await u2.get("/sessions/of-u1", status=404)
+    # A version is asked for by who may read it.
+    changed = {"config": stored_agent("public", description="the next"), "stage": "draft"}
+    await u1.post("/components/public/configs", changed, status=201)
+    await u2.post("/agents/public/runs", form={**talk, "version": "2"}, status=404)
+    await u1.post("/agents/public/runs", form={**talk, "version": "2", "session_id": "next"})
+    await u1.get("/agents/public")
+    await u2.get("/agents/public")
+    await u1.delete("/components/public", status=204)
+    await u2.post("/agents/public/runs", form=talk, status=404)
 
 
 # --- The database itself ----------------------------------------------------------------------------------------------

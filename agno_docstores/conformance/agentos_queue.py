@@ -24,6 +24,7 @@ from agno.job_queue.config import QueueConfig
 from agno.job_queue.store import InMemoryQueueStore
 from agno.os import AgentOS
 from agno.os.authz import Authorization
+from agno.registry import Registry
 from agno.team import Team
 from agno.tools import tool
 from agno.workflow import Step, Workflow
@@ -38,6 +39,7 @@ from agno_docstores.conformance.agentos import (
     oracle_for,
     quiet,  # noqa: F401 - a fixture
     started,
+    stored_agent,
 )
 from agno_docstores.conformance.plugin import Awaitable
 from agno_docstores.conformance.scripted import ScriptedModel, echo
@@ -74,6 +76,7 @@ def _queueing(raw: Any, guarded: bool) -> AgentOS:
         workflows=[
             Workflow(id="w1", name="w1", steps=[Step(name="one", agent=agent("step"))], db=raw, telemetry=False)
         ],
+        registry=Registry(models=[ScriptedModel()]),
         authorization=guarded and Authorization(verification_keys=[SECRET], algorithm="HS256"),
         user_isolation=guarded,
         queue=QueueConfig(durable=True, db=InMemoryQueueStore()),
@@ -212,6 +215,13 @@ async def test_background_runs_go_through_the_queue_as_on_sqlite(queueing: Queue
     await both.settled(run_id, "completed")
     await both.get(f"/queue/jobs/{run_id}")
     assert await both.get("/queue/stats") == {"counts": {"completed": 6}, "oldest_queued_age_seconds": None}
+    if not both.ours.store.is_async:  # Agno stores no agents in an async database
+        body = {"component_type": "agent", "component_id": "kept", "name": "kept", "config": stored_agent("kept")}
+        await both.post("/components", {**body, "stage": "published"}, status=201)
+        run_id = await both.start("/agents/kept", "hello", "sk")
+        await both.settled(run_id, "completed")
+        assert (await both.get(f"/queue/jobs/{run_id}"))["payload"]["scope"]["source"] == "db"
+        assert (await both.get(f"/agents/kept/runs/{run_id}?session_id=sk"))["status"] == "COMPLETED"
 
 
 async def test_a_paused_run_holds_its_session_until_it_goes_on_or_is_cancelled_as_on_sqlite(queueing: Queues) -> None:
