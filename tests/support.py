@@ -52,6 +52,8 @@ PARTS = {
     "framework": "Agent, Team, Workflow",
     "domains": "memory manager, knowledge, evals, tracing, learning stores",
     "agentos": "AgentOS over HTTP",
+    "agentos_queue": "its durable queue over HTTP",
+    "agentos_company": "its company over HTTP",
     "driver": "driver contract",
 }
 COLUMNS = [(store, mode) for store in ("memory", "mongo", "dynamo", "firestore") for mode in ("sync", "async")]

@@ -1,0 +1,10 @@
+"""AgentOS as an MCP server on every store."""
+
+import pytest
+
+from agno_docstores.conformance.agentos_mcp import *  # noqa: F403
+
+pytestmark = pytest.mark.cells(
+    "memory-sync", "memory-async", "mongo-sync-standalone", "mongo-async-secantus", "dynamo-sync-local",
+    "dynamo-async-local", "dynamo-async-moto", "firestore-sync-google", "firestore-*-embedded", "sqlite-*",
+)  # fmt: skip
