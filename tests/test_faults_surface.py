@@ -386,6 +386,7 @@ ATTEMPTS, WAITED = 5, 4.25
 #: things at once: a user's contents and the shared ones, jobs that wait and jobs whose worker is lost.
 OPERATIONS = {
     "authz_name_is_role": 2,
+    "claim_due_schedule": 2,
     "claim_job": 2,
     "count_authz_users_by_status": 2,
     "ensure_jobs_table": 2,
@@ -404,7 +405,7 @@ MOST_CONFLICTS = {"insert_session_if_absent": 1.1, "purge_user": 14}
 LEFT_TO_OTHERS: dict[str, Any] = {"calculate_metrics": None, "claim_due_schedule": None, "cleanup_jobs": 0}
 WHEN_LOST = {**SILENT, **LEFT_TO_OTHERS}
 UNSETTLED = {"histories", "transcript_entries"}  # kinds whose records alone tell nothing
-PARTITIONS = 6  # that an operation reads at once, where it can, of indexes that a driver has divided
+PARTITIONS = 5  # of an index that a driver has divided: an operation reads as many, at once where it can
 DIVIDED = ("dynamo", "firestore")
 
 
