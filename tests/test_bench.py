@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import growth, plumbing, report, scale
+from tests.bench import encodings, growth, plumbing, report, scale
 from tests.bench.__main__ import measured
 from tests.bench.counting import Counts, Tally
 from tests.bench.prices import monthly
@@ -147,6 +147,17 @@ def test_no_range_of_firestore_takes_more_than_it_may_where_listings_are_divided
     over = [{path for path, rate in found.items() if rate > scale.ASCENDING_WRITES} for found in rates]
     assert over[0] >= {("sessions", "ix_all_touched"), ("sessions", "ix_component_touched"), ("runs", "created_at")}
     assert over[1] == set() and max(rates[1].values()) > 200, "and it is there what they write"
+
+
+def test_an_agents_runs_become_smaller_than_prose_and_smaller_still_with_a_dictionary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encodings, "RUNS", 8)
+    prose, agents = encodings.runs_of_prose(), encodings.runs_of_an_agent()
+    assert len(agents) == 8 and len(agents[0]) > len(prose[0])
+    alone = len(encodings.ENCODINGS["zlib, level 6"](agents[1])) / len(agents[1])
+    assert encodings.with_dictionary(agents) < alone < encodings.with_dictionary(prose)
+    assert f"| an agent's | {sum(map(len, agents)) / 8:,.0f} | bz2 |" in encodings.markdown({"an agent's": agents})
 
 
 def test_an_empty_store_on_which_most_turns_begin_a_session_needs_four_shards() -> None:
