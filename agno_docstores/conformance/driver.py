@@ -758,7 +758,7 @@ async def test_an_index_is_in_order_however_its_entries_are_dealt(driver: Driver
         whole = Span("traces", "all_started", (True,), low=low, high=high)
         for where in ((), (Eq("status", "OK"),)):
             expected = [id for id, status in dealt if not where or status == "OK"]
-            for page in (1, 3, 20, 40, 100, None):
+            for page in (7, 20, None):
                 for descending in (False, True):
                     asked = replace(whole, where=where, descending=descending)
                     for body in (False, True):
