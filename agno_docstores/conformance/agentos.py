@@ -312,6 +312,11 @@ class Words(VectorDb):
         return ["keyword"]
 
 
+def agent(id: str, **options: Any) -> Agent:
+    """An agent of this id, which answers with what it was asked unless `options` say something else."""
+    return Agent(id=id, name=id, telemetry=False, **{"model": ScriptedModel(), **options})
+
+
 def _agent_os(raw: Any, guarded: bool, managed: bool) -> AgentOS:
     @tool(requires_confirmation=True)
     def launch() -> str:
@@ -325,9 +330,6 @@ def _agent_os(raw: Any, guarded: bool, managed: bool) -> AgentOS:
         if messages[-1].role == "tool":
             return "the team says hi"
         return ("delegate_task_to_member", json.dumps({"member_id": "member", "task": "say hi"}))
-
-    def agent(id: str, **options: Any) -> Agent:
-        return Agent(id=id, name=id, telemetry=False, **{"model": ScriptedModel(), **options})
 
     return AgentOS(
         id="os",

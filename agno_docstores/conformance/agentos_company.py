@@ -10,8 +10,7 @@ Every test changes a hierarchy, which takes commits of several documents. Needs 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,10 @@ from agno.os.authz import Authorization
 from agno_docstores.conformance.agentos import (
     SECRET,
     T0,
-    application,
     entered,
-    oracle_for,
     quiet,  # noqa: F401 - a fixture
-    started,
 )
-from agno_docstores.conformance.agentos_queue import Queues, comparable, with_jobs
+from agno_docstores.conformance.agentos_queue import Queues, queues
 from agno_docstores.conformance.company import task_row
 from agno_docstores.conformance.plugin import Awaitable
 from agno_docstores.conformance.scripted import ScriptedModel
@@ -68,29 +64,16 @@ def _company(raw: Any, guarded: bool) -> AgentOS:
     )
 
 
-@asynccontextmanager
-async def companies(raw: Any, folder: Path, guarded: bool = False) -> AsyncIterator[Queues]:
-    """AgentOS with a company on this database, and on the oracle."""
-    oracle = oracle_for(raw, folder)
-    raw.id = oracle.id = "os-db"
-    apps = [
-        with_jobs(*application(which, db, _company, guarded), db)
-        for which, db in (("oracle", oracle), ("under test", raw))
-    ]
-    async with started(apps[0], oracle) as theirs, started(apps[1], raw) as ours:
-        yield Queues(comparable(ours), comparable(theirs))
-
-
 @pytest.fixture
 def company(db: Awaitable, tmp_path: Path, runner: Any, quiet: None) -> Iterator[Queues]:  # noqa: F811
     """A company that lets everybody do everything."""
-    yield from entered(runner, companies(db.raw, tmp_path))
+    yield from entered(runner, queues(db.raw, tmp_path, _company))
 
 
 @pytest.fixture
 def guarded_company(db: Awaitable, tmp_path: Path, runner: Any, quiet: None) -> Iterator[Queues]:  # noqa: F811
     """The same, whose callers name themselves by a token, and may do what it says."""
-    yield from entered(runner, companies(db.raw, tmp_path, guarded=True))
+    yield from entered(runner, queues(db.raw, tmp_path, _company, guarded=True))
 
 
 @pytest.fixture

@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agno.agent import Agent
 from agno.db.schemas.jobs import QueuedJob
 from agno.job_queue.config import QueueConfig
 from agno.job_queue.store import InMemoryQueueStore
@@ -34,6 +33,7 @@ from agno_docstores.conformance.agentos import (
     T0,
     Both,
     Side,
+    agent,
     application,
     entered,
     oracle_for,
@@ -60,9 +60,6 @@ def _queueing(raw: Any, guarded: bool) -> AgentOS:
 
     def failing(messages: list[Any]) -> Any:
         raise ValueError("this model never answers")
-
-    def agent(id: str, **options: Any) -> Agent:
-        return Agent(id=id, name=id, telemetry=False, **{"model": ScriptedModel(), **options})
 
     return AgentOS(
         id="os",
@@ -157,12 +154,14 @@ def comparable(side: Side) -> Side:
 
 
 @asynccontextmanager
-async def queues(raw: Any, folder: Path, guarded: bool = False) -> AsyncIterator[Queues]:
-    """AgentOS with its queue on this database, and with that of the oracle."""
+async def queues(
+    raw: Any, folder: Path, build: Callable[..., AgentOS], *, guarded: bool = False
+) -> AsyncIterator[Queues]:
+    """AgentOS as `build` makes it, with its queue on this database, and with that of the oracle."""
     oracle = oracle_for(raw, folder)
     raw.id = oracle.id = "os-db"
     apps = [
-        with_jobs(*application(which, db, _queueing, guarded), db)
+        with_jobs(*application(which, db, build, guarded), db)
         for which, db in (("oracle", oracle), ("under test", raw))
     ]
     # Agno has one of its workers be the process' own, and some routes ask that one: it has to be ours.
@@ -173,13 +172,13 @@ async def queues(raw: Any, folder: Path, guarded: bool = False) -> AsyncIterator
 @pytest.fixture
 def queueing(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Queues]:  # noqa: F811
     """An AgentOS with a durable queue that lets everybody do everything."""
-    yield from entered(runner, queues(db.raw, tmp_path))
+    yield from entered(runner, queues(db.raw, tmp_path, _queueing))
 
 
 @pytest.fixture
 def guarded_queueing(db: Awaitable, tmp_path: Path, runner: asyncio.Runner, quiet: None) -> Iterator[Queues]:  # noqa: F811
     """The same, whose callers name themselves by a token, and see what is theirs."""
-    yield from entered(runner, queues(db.raw, tmp_path, guarded=True))
+    yield from entered(runner, queues(db.raw, tmp_path, _queueing, guarded=True))
 
 
 async def test_background_runs_go_through_the_queue_as_on_sqlite(queueing: Queues) -> None:
