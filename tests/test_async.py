@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -26,15 +27,23 @@ from agno_docstores.io import AsyncIo, SyncIo
 from tests.faults import places
 from tests.harness import Cell
 
-#: Milliseconds that nothing may hold the loop.
-MOST = 20
+#: Nothing may hold the loop for 20 ms on a machine that takes 12 for the yardstick.
+MOST = 20 / 12
+OBJECTS = [{"id": number, "name": f"name {number}", "values": [number, 0.5, None, True]} for number in range(8000)]
 ASYNC = pytest.mark.cells(
     "memory-async", "mongo-async-secantus", "dynamo-async-local", "dynamo-threads-local", "firestore-async-google"
 )
 
 
+def yardstick() -> float:
+    """CPU seconds of writing and reading 8,000 small objects as JSON, by the standard library alone."""
+    started = time.thread_time()
+    json.loads(json.dumps(OBJECTS))
+    return time.thread_time() - started
+
+
 class Heartbeat:
-    """The longest CPU time of the process between two turns of a loop, in milliseconds."""
+    """The longest CPU time of the process between two turns of a loop, in yardsticks."""
 
     def __init__(self) -> None:
         self.longest = 0.0
@@ -42,6 +51,7 @@ class Heartbeat:
     async def __aenter__(self) -> Heartbeat:
         gc.collect()
         gc.disable()
+        self._yardstick = yardstick()
         self._task = asyncio.create_task(self._beat())
         await asyncio.sleep(0)
         self.longest = 0.0
@@ -50,6 +60,7 @@ class Heartbeat:
     async def __aexit__(self, *_: object) -> None:
         await asyncio.sleep(0)
         self._task.cancel()
+        self.longest /= (self._yardstick + yardstick()) / 2
         gc.enable()
 
     async def _beat(self) -> None:
@@ -57,13 +68,13 @@ class Heartbeat:
         while True:
             await asyncio.sleep(0)
             now = time.process_time()
-            self.longest = max(self.longest, 1000 * (now - last))
+            self.longest = max(self.longest, now - last)
             last = time.process_time()
 
 
-async def held(work: Callable[[], Awaitable[Any]], tries: int = 6) -> float:
-    """How long some work holds the loop: the best of a few tries, for a busy machine may have kept the loop waiting,
-    or the first that is short enough."""
+async def held(work: Callable[[], Awaitable[Any]], tries: int = 15) -> float:
+    """How long some work holds the loop: the best of some tries, for a busy machine may have kept the loop waiting
+    while threads that do not need the interpreter went on, or the first that is short enough."""
     longest: list[float] = []
     while not longest or (min(longest) > MOST and len(longest) < tries):
         async with Heartbeat() as heartbeat:
@@ -101,8 +112,8 @@ async def test_a_long_history_does_not_hold_the_loop(db: Any) -> None:
         "list runs": lambda: db.get_runs(session_id="s1", deserialize=False),
         "messages": lambda: db.get_messages("s1"),
     }
-    found = {name: round(await held(one), 1) for name, one in work.items()}
-    print(f"\nlongest hold of the loop, ms of CPU: {found}")
+    found = {name: round(await held(one), 2) for name, one in work.items()}
+    print(f"\nlongest hold of the loop, in yardsticks: {found}")
     assert max(found.values()) <= MOST, found
 
 
@@ -133,10 +144,10 @@ async def test_json_of_megabytes_is_made_and_read_beside_the_loop(shape: str) ->
     assert await io.work(True, dumps, value) == text
     assert await io.work(True, loads, text) == loads(text)
     found = {
-        "made": round(await held(lambda: io.work(True, dumps, value)), 1),
-        "read": round(await held(lambda: io.work(True, loads, text)), 1),
+        "made": round(await held(lambda: io.work(True, dumps, value)), 2),
+        "read": round(await held(lambda: io.work(True, loads, text)), 2),
     }
-    print(f"\nlongest hold of the loop by {len(text)} characters of {shape}, ms of CPU: {found}")
+    print(f"\nlongest hold of the loop by {len(text)} characters of {shape}, in yardsticks: {found}")
     assert max(found.values()) <= MOST, found
 
 
@@ -175,8 +186,8 @@ async def test_a_value_of_megabytes_does_not_hold_the_loop(cell: Cell, db: Any, 
             "change its data": lambda: db.update_session_data("s2", increment={"n": 1}),
             "change a run": lambda: db.update_run_in_session("s1", "r1", {"metadata": {"n": 1}}, user_id="u"),
         }
-    found = {name: round(await held(one), 1) for name, one in work.items()}
-    print(f"\nlongest hold of the loop by 5 MB of {kind}, ms of CPU: {found}")
+    found = {name: round(await held(one), 2) for name, one in work.items()}
+    print(f"\nlongest hold of the loop by 5 MB of {kind}, in yardsticks: {found}")
     assert max(found.values()) <= MOST, found
 
 

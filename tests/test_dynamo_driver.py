@@ -920,7 +920,7 @@ def test_an_unreachable_endpoint_is_an_error_in_bounded_time(bare: pytest.Monkey
             asyncio.run(read())
         else:
             DynamoDocstore(**arguments).get_session("s1")
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30
     assert "127.0.0.1:9" in str(refused.value)
     assert not any(secret in str(refused.value) for secret in ("hunter2", "user:", "hush", "AKID"))
 

@@ -865,7 +865,7 @@ def test_a_server_that_is_not_there_is_reported_in_bounded_time(
         started = time.monotonic()
         with pytest.raises(StoreUnavailableError) as caught:
             asyncio.run(call())
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
     assert address in str(caught.value)
 
 

@@ -632,7 +632,7 @@ def test_a_server_that_is_not_there_is_named_within_a_bounded_time(kind: Any) ->
     started = time.monotonic()
     with pytest.raises(StoreUnavailableError) as caught:
         asyncio.run(read())
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert caught.value.retryable is False and caught.value.maybe_applied is False
     assert f"127.0.0.1:{port}" in str(caught.value)
     assert "s3cret" not in str(caught.value) and "me" not in str(caught.value).split("failed")[0].split(" on ")[1]
@@ -644,7 +644,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up() -> None:
         started = time.monotonic()
         with pytest.raises(StoreUnavailableError):
             db.upsert_session(AgentSession(session_id="s", agent_id="a"))
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         db.close()
 
 
