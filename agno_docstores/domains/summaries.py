@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -35,7 +35,6 @@ from agno_docstores.kernel import Kernel, new_token
 from agno_docstores.keys import check_id
 from agno_docstores.port import Stored
 from agno_docstores.session_records import (
-    Reading,
     changed,
     commit_session,
     may_replace,
@@ -216,7 +215,7 @@ class Summaries:
         reading = reading_of(session)
         if reading is not None and reading.version == version_of(stored) - 1:
             body = {**reading.body, "summary": (stored.body or {})["summary"]}
-            note_reading(session, Reading(session.session_id, version_of(stored), body))
+            note_reading(session, replace(reading, version=version_of(stored), body=body))
         return summary
 
     def _known(self, manager: Manager | None) -> Manager:
