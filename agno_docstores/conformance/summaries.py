@@ -475,6 +475,22 @@ async def test_a_hook_uses_the_model_of_its_agent_or_team(db: Any) -> None:
         assert len((await db.get_session(session_id)).runs) == 2
 
 
+async def test_each_agents_sessions_are_summarized_as_its_hook_says(db: Any) -> None:
+    first, second = manager_of(db, "first"), manager_of(db, "second")
+    hooks = [summary_hook(db.raw, manager, SummaryPolicy(on_end=True)) for manager in (first, second)]
+    hooks.append(summary_hook(db.raw, second))  # whose agent is never run
+    agents = [
+        agent_on(db, id=f"agent{number}", session_id=f"s{number}", post_hooks=[hook])
+        for number, hook in enumerate(hooks[:2])
+    ]
+    for number in (0, 1, 0, 1):
+        await ask(agents[number], db, "hello")
+    for number, name in enumerate(["first", "second"]):
+        made = await db.end_session(f"s{number}")
+        assert made.summary == name
+    assert (len(first.sessions), len(second.sessions)) == (1, 1)
+
+
 async def test_a_hook_that_fails_does_not_fail_the_run(db: Any, caplog: pytest.LogCaptureFixture) -> None:
     def fail(session: Any) -> Any:
         raise KeyError("of the manager")
