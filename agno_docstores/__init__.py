@@ -4,6 +4,8 @@ The stores live in distributions of their own (`agno_docstores_mongo`, `agno_doc
 `agno_docstores_firestore`); here are the errors that all of them raise, and the memory store.
 """
 
+from agno_docstores.domains.lifetimes import SweepReport
+from agno_docstores.domains.management import PurgeReport
 from agno_docstores.errors import (
     ContentionError,
     CorruptRecordError,
@@ -21,7 +23,9 @@ from agno_docstores.errors import (
     UnserializableValueError,
     UnsupportedTopologyError,
 )
+from agno_docstores.history import CacheStats
 from agno_docstores.memory import AsyncMemoryDocstore, MemoryDocstore, MemoryStore
+from agno_docstores.merging import MISSING
 from agno_docstores.options import SessionConfig
 from agno_docstores.persistence import JsonFile
 from agno_docstores.summaries import SummaryPolicy, summary_hook
@@ -29,7 +33,9 @@ from agno_docstores.summaries import SummaryPolicy, summary_hook
 __version__ = "0.1.0"
 
 __all__ = [
+    "MISSING",
     "AsyncMemoryDocstore",
+    "CacheStats",
     "ContentionError",
     "CorruptRecordError",
     "DocstoreError",
@@ -40,6 +46,7 @@ __all__ = [
     "OwnershipError",
     "PayloadTooLargeError",
     "ProvisioningError",
+    "PurgeReport",
     "SessionConfig",
     "SessionConflictError",
     "SessionNotFoundError",
@@ -48,6 +55,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailableError",
     "SummaryPolicy",
+    "SweepReport",
     "UnserializableValueError",
     "UnsupportedTopologyError",
     "summary_hook",

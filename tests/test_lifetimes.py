@@ -15,7 +15,14 @@ from typing import Any
 
 import pytest
 
-from agno_docstores import AsyncMemoryDocstore, DocstoreError, MemoryDocstore, SessionConfig, SessionNotFoundError
+from agno_docstores import (
+    AsyncMemoryDocstore,
+    DocstoreError,
+    MemoryDocstore,
+    SessionConfig,
+    SessionNotFoundError,
+    summary_hook,
+)
 from agno_docstores.conformance.lifetimes import LIFE, Clock, clock, ids, talk  # noqa: F401
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.runs import run_ids
@@ -392,6 +399,13 @@ def test_a_sync_store_sweeps_on_a_thread_when_asked(monkeypatch: pytest.MonkeyPa
     gc.collect()
     thread.join(30)
     assert threads() == [], "a store that nobody holds does not sweep"
+
+
+def test_a_hook_that_is_made_is_no_operation_yet() -> None:
+    """An agent is often built before there is a loop."""
+    for kind in (MemoryDocstore, AsyncMemoryDocstore):
+        summary_hook(kind(session_config={"ttl": 100, "cleanup_interval": 60}))
+    assert threads() == []
 
 
 async def test_an_async_store_sweeps_on_its_loop_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

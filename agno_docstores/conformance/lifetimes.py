@@ -15,6 +15,7 @@ import pytest
 from agno.db.base import SessionType
 from agno.run.base import RunStatus
 from agno.run.status_persist import RunPersistOutcome
+from agno.session.summary import SessionSummary
 
 from agno_docstores.conformance.plugin import Awaitable
 from agno_docstores.conformance.runs import run_ids
@@ -111,6 +112,38 @@ async def test_nothing_shows_a_session_that_has_expired(db: Any, clock: Clock) -
     assert await run_ids(db, "s2") == ["r3"]
 
 
+async def test_a_turn_that_outlives_its_session_brings_nothing_of_it_back(db: Any, clock: Clock) -> None:
+    """A save of an object that was read before: what its turn has made begins a new session."""
+    db = clock.open()
+    metrics = {"input_tokens": 10, "details": {"model": [{"id": "m", "input_tokens": 10}]}}
+    data = {"session_state": {"secret": 1, "deep": {"old": 1}}, "session_name": "old", "session_metrics": metrics}
+    told: dict[str, Any] = {"agent_data": {"name": "a"}, "metadata": {"m": 1, "n": 1}}
+    await db.upsert_session(
+        agent_session(user_id="u", session_data=data, summary=SessionSummary(summary="of old"), **told)
+    )
+    held, strict = await db.get_session("s1"), clock.open(on_conflict="raise")
+    as_told = await strict.get_session("s1")
+    clock.move(LIFE)
+    held.session_data["session_state"]["deep"]["new"] = 2
+    held.session_data["session_metrics"]["input_tokens"] = 17
+    held.session_data["session_metrics"]["details"]["model"][0]["input_tokens"] = 17
+    held.metadata["n"] = 2
+    with pytest.raises(SessionConflictError):
+        await strict.upsert_session(as_told)
+    assert await db.upsert_session(held) is not None
+    for reader in (db, clock.open()):
+        row = await reader.get_session("s1", deserialize=False)
+        assert row["session_data"] == {
+            "session_state": {"deep": {"new": 2}},
+            "session_metrics": {"input_tokens": 7, "details": {"model": [{"id": "m", "input_tokens": 7}]}},
+        }
+        assert (row["agent_data"], row["metadata"], row["summary"]) == ({"name": "a"}, {"n": 2}, None)
+        assert row["created_at"] == clock.now
+    held.session_data["session_state"]["deep"]["newer"] = 3
+    await db.upsert_session(held)
+    assert (await db.get_session_data("s1"))["session_state"] == {"deep": {"new": 2, "newer": 3}}
+
+
 async def test_a_session_begun_anew_has_nothing_of_the_one_that_expired(db: Any, clock: Clock) -> None:
     for begin in ("upsert_session", "insert_session_if_absent", "save_session"):
         db = clock.open()
@@ -123,7 +156,7 @@ async def test_a_session_begun_anew_has_nothing_of_the_one_that_expired(db: Any,
         await other.upsert_run(run_of(f"{begin}-old", content="again"), begin, "v")
         for reader in (db, other):
             row = await reader.get_session(begin, deserialize=False)
-            assert (row["user_id"], row["session_data"], row["version"]) == ("v", {"fresh": True}, 1)
+            assert (row["user_id"], row["session_data"]) == ("v", {"fresh": True})
             assert [run["content"] for run in row["runs"]] == [f"content of {begin}-new", "again"]
             rows, _ = await reader.get_runs(session_id=begin, deserialize=False)
             assert [row["run_index"] for row in rows] == [0, 1]

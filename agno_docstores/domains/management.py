@@ -216,8 +216,8 @@ class Management:
         """The sessions that changed last, the latest first (by `updated_at`, or `created_at` where that is null),
         without their runs. All filters apply. 1 request (DynamoDB: 2, without filters 5). Eventually consistent on
         DynamoDB. Raises `ValueError` for a negative `limit`."""
-        if limit < 0:
-            raise ValueError(f"`limit` must not be negative; got {limit}.")
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise ValueError(f"limit must be an int that is not negative, not {limit!r}")
         query = _listing(user_id, session_type, component_id, "touched_at", descending=True)
         found = await self.kernel.page(query, limit=limit) if limit else []
         return [to_session(record, None, None) for record in found]
