@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from agno_docstores import AsyncMemoryDocstore, DocstoreError, MemoryDocstore, SessionConfig, SessionNotFoundError
-from agno_docstores.conformance.lifetimes import LIFE, Clock, clock, ids, talk  # noqa: F401
+from agno_docstores.conformance.lifetimes import LIFE, Clock, clock, ids, leave, left, only, talk  # noqa: F401
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
@@ -92,6 +92,63 @@ async def test_what_the_store_reaps_leaves_nothing_behind(db: Any, clock: Clock)
     clock.move(LIFE)
     assert (await other.sweep()).sessions == 2
     assert await contents(other) == set()
+
+
+@EVERYWHERE
+@pytest.mark.parametrize("put_off", [False, True], ids=["as first due", "put off since"])
+async def test_what_goes_with_a_session_is_not_seen_when_the_store_has_reaped_it(
+    db: Any,
+    clock: Clock,  # noqa: F811
+    put_off: bool,
+) -> None:
+    db = clock.open()
+    await talk(db, "s1", "r1")
+    await leave(db, "first")
+    if put_off:
+        clock.move(LIFE // 2)
+        await talk(db, "s1")
+        clock.move(LIFE // 2 + 1)  # later than its first expiry, of which the reminder tells
+        await leave(db, "old")
+        await db.upsert_run(run_of("r2"), "s1", "u")
+    clock.move(LIFE)
+    names = ("first", "old", "other", "new")
+    await talk(db, "s2")
+    await leave(db, "other", "s2")
+    await reap(db, "s1")
+    for reader in (db, clock.open(), clock.open(session_config=None)):
+        assert await left(reader, *names) == only(db, "other")
+    clock.move(1)
+    await leave(db, "new")
+    for reader in (db, clock.open(), clock.open(session_config=None)):
+        assert await left(reader, *names) == only(db, "other", "new")
+    await talk(db, "s1", user_id="v")
+    assert await left(db, *names) == only(db, "other", "new")
+    await clock.open().sweep()
+    assert await left(db, *names) == only(db, "other", "new")
+    stored = {id for kind, id in await contents(db) if kind in ("compactions", "tool_results")}
+    assert stored == {"other", "new"}
+    clock.move(LIFE + CLAIM)
+    await reap(db, "s1")
+    await clock.open().sweep()
+    assert await left(db, *names) == {read: [] for read in only(db)}
+
+
+@EVERYWHERE
+async def test_a_sweep_of_what_the_store_reaped_leaves_what_the_next_turn_has_written(
+    db: Any,
+    clock: Clock,  # noqa: F811
+) -> None:
+    db = clock.open()
+    await talk(db, "s1", "r1")
+    await leave(db, "old")
+    clock.move(LIFE)
+    await reap(db, "s1")
+    clock.move(1)
+    await leave(db, "new")
+    assert (await clock.open().sweep()).complete
+    assert await left(db, "old", "new") == only(db, "new")
+    await talk(db, "s1", user_id="v")
+    assert await left(db, "old", "new") == only(db, "new")
 
 
 # --- Kills and others at work -----------------------------------------------------------------------------------------
