@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from agno_docstores.companions import is_past, of_session, place_of, remove_compactions
-from agno_docstores.domains.listing import stretch
+from agno_docstores.domains.listing import label, stretch
 from agno_docstores.errors import Conflict
 from agno_docstores.history import Histories
 from agno_docstores.kernel import Kernel, Query
@@ -38,7 +38,10 @@ TABLE = Table(
     ),
     frozenset({"compaction_id", "session_id", "created_at"}),
     {},
-    lambda row: {"session_id": check_id("session_id", row["session_id"])},
+    lambda row: {
+        "session_id": check_id("session_id", row["session_id"]),
+        "user_id": label("user_id", row["user_id"]),
+    },
 )
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from agno_docstores import keys
 from agno_docstores.companions import is_past, of_session, remove_tool_results, remove_tool_results_of
-from agno_docstores.domains.listing import stretch
+from agno_docstores.domains.listing import label, stretch
 from agno_docstores.errors import Conflict, DuplicateError
 from agno_docstores.history import Histories
 from agno_docstores.kernel import Kernel, Query
@@ -25,6 +25,7 @@ from agno_docstores.schema import TOOL_RESULTS
 def _derived(row: Row) -> Mapping[str, FieldValue]:
     return {
         "session_id": check_id("session_id", row["session_id"]),
+        "user_id": label("user_id", row["user_id"]),
         "address": keys.encode((str(row["namespace"]), str(row["path"]))),
         "age": -int(row["created_at"]),
     }
