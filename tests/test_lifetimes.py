@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 
 from agno_docstores import AsyncMemoryDocstore, DocstoreError, MemoryDocstore, SessionConfig, SessionNotFoundError
+from agno_docstores.conformance.compactions import offered
 from agno_docstores.conformance.lifetimes import LIFE, Clock, clock, ids, leave, left, only, talk  # noqa: F401
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.tool_results import result_of
+from agno_docstores.conformance.transcripts import KEY, append
 from agno_docstores.domains.lifetimes import CLAIM, Lifetimes
 from agno_docstores.history import GRACE, history_ref, run_ref, session_ref
 from agno_docstores.kernel import new_token
@@ -404,6 +407,41 @@ async def test_a_sweep_costs_what_is_due_and_not_what_is_there(db: Any, clock: C
         assert report.sessions == 0
     shards = 3 if db._engine.driver.store in ("dynamo", "firestore") else 1
     assert costs[0] == costs[1] <= 3 * shards, costs
+
+
+@pytest.mark.cells("memory-*", "mongo-sync-standalone", "dynamo-*-local", "firestore-sync-google")
+@pytest.mark.parametrize("life", [LIFE, None])
+async def test_whether_a_session_has_ended_costs_a_read_of_what_it_has_one_request(
+    db: Any,
+    clock: Clock,  # noqa: F811
+    life: int | None,
+) -> None:
+    db = clock.open(session_config=None if life is None else {"ttl": life})
+    for session, name in (("s1", "a"), ("s2", "b")):
+        await talk(db, session)
+        await leave(db, name, session)
+    dynamo = db._engine.driver.store == "dynamo"  # which finds a child by its id in two reads, and bodies by an index
+    reads: dict[str, tuple[int, tuple[str, ...]]] = {
+        "get_tool_result": (2 + dynamo, ("a",)),
+        "get_tool_results_for_session": (2, ("s1",)),
+        "get_transcript_entries": (3, KEY),
+        "list_transcript_sessions": (2 + dynamo, KEY[:2]),
+        "list_transcript_subpaths": (2, KEY),
+    }
+    if offered(db):
+        reads |= {
+            "get_compaction": (2 + dynamo, ("a",)),
+            "get_compactions_for_session": (2, ("s1",)),
+            "search_compactions": (2, ("s1", "said")),
+        }
+    for name, (requests, arguments) in reads.items():
+        before = db.io.calls.total()
+        assert await getattr(db, name)(*arguments)
+        assert db.io.calls.total() - before == requests, name
+    before = db.io.calls.total()
+    await db.upsert_tool_result(result_of("new", "s1"))
+    await append(db, "more")
+    assert db.io.calls.total() - before == (3 if db._engine.driver.atomic else 6), "what they cost without"
 
 
 # --- The timer --------------------------------------------------------------------------------------------------------
