@@ -130,6 +130,8 @@ def ended_at(
     if head is None and reminding is None:
         return None
     due_at = as_int(reminding.fields.get("due_at")) if reminding is not None else 0
+    if due_at > now:
+        due_at = 0  # set anew, by a sweep that has claimed what is left, or for a session that is about to be saved
     return micros(max(due_at, now - min(UNSAVED, life or UNSAVED)))
 
 

@@ -10,6 +10,7 @@ import gc
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,7 +31,7 @@ from agno_docstores.lifetimes import HELD
 from agno_docstores.port import EVERYTHING, Delete, Span
 from agno_docstores.schema import KINDS, reminder_ref
 from agno_docstores.tallies import tally_ref
-from tests.faults import MOST_CALLS, Crashed, Fault, places, replays
+from tests.faults import CRASHES, MOST_CALLS, Crashed, Fault, places, replays
 
 CELLS = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-async-embedded")
 EVERYWHERE = pytest.mark.cells("memory-*", "mongo-*", "dynamo-*", "firestore-*")
@@ -198,6 +199,31 @@ async def test_a_sweep_that_is_struck_at_any_call_is_finished_by_the_next(
         assert again.complete
         assert await contents(survivor) == staying, str(replay)
         assert await run_ids(survivor, "held") == ["d1", "d2"] and await run_ids(survivor, "young") == ["e1"]
+
+
+@pytest.mark.cells("memory-sync*", "mongo-sync-standalone")
+@pytest.mark.parametrize("reaped", [False, True], ids=["not reaped", "reaped"])
+@pytest.mark.parametrize("kind", CRASHES)
+async def test_the_next_session_has_what_its_turn_wrote_wherever_the_removal_of_the_last_stops(
+    cell: Any, runner: Any, kind: str, reaped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async for replay in replays(cell, [kind]):
+        time = Clock(replay.open, monkeypatch)
+        db, survivor = time.open(), time.open()
+        await talk(db, "s1", "r1")
+        await leave(db, "old")
+        time.move(LIFE)
+        if reaped:
+            await reap(db, "s1")
+        time.move(1)
+        await leave(db, "new")
+        with suppress(Crashed):
+            await replay.strike(db, lambda db: db.upsert_session(agent_session("s1", user_id="v")))
+        assert await left(survivor, "old", "new") == only(survivor, "new"), str(replay)
+        await survivor.upsert_session(agent_session("s1", user_id="v"))
+        assert await left(survivor, "old", "new") == only(survivor, "new"), str(replay)
+        stored = {id for kind, id in await contents(survivor) if kind in ("compactions", "tool_results", "runs")}
+        assert stored == {"new"}, str(replay)
 
 
 class Meanwhile:
