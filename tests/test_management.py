@@ -43,6 +43,7 @@ ONE_OF_EACH = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo
 def test_every_kind_that_has_an_owner_is_purged() -> None:
     """Runs go with their session, tallies and histories too; what belongs to a trace goes with it."""
     owned = {kind.name for kind in KINDS.values() if "user_id" in kind.fields}
+    assert {"compactions", "tool_results"} <= owned
     assert owned == {kind.name for kind, _ in OWNED} | {SESSIONS.name, HISTORIES.name, RUNS.name, TALLIES.name}
 
 
