@@ -4,8 +4,6 @@ The stores live in distributions of their own (`agno_docstores_mongo`, `agno_doc
 `agno_docstores_firestore`); here are the errors that all of them raise, and the memory store.
 """
 
-from agno_docstores.domains.lifetimes import SweepReport
-from agno_docstores.domains.management import PurgeReport
 from agno_docstores.errors import (
     ContentionError,
     CorruptRecordError,
@@ -23,7 +21,7 @@ from agno_docstores.errors import (
     UnserializableValueError,
     UnsupportedTopologyError,
 )
-from agno_docstores.history import CacheStats
+from agno_docstores.facade import CacheStats, PurgeReport, SweepReport
 from agno_docstores.memory import AsyncMemoryDocstore, MemoryDocstore, MemoryStore
 from agno_docstores.merging import MISSING
 from agno_docstores.options import SessionConfig

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -100,8 +99,10 @@ class Incoming:
 
         return await kernel.io.work(long, cls.of, session)
 
-    def over(self, stored: Stored | None, *, created_at: int, updated_at: int | None) -> tuple[Row, dict[str, Json]]:
-        """Fields and body of the record after this write."""
+    def over(
+        self, stored: Stored | None, *, created_at: int, updated_at: int | None, version: int
+    ) -> tuple[Row, dict[str, Json]]:
+        """Fields and body of the record after this write, which makes it this version."""
         before = stored.fields if stored is not None else {}
         fields: Row = {name: before.get(name) for name in SESSIONS.fields}
         fields.update(
@@ -111,7 +112,7 @@ class Incoming:
                 self.component[0]: self.component[1],
                 "created_at": created_at,
                 "updated_at": updated_at,
-                "version": _next_version(stored),
+                "version": version,
             }
         )
         body = dict.fromkeys(SESSIONS.body, NULL)
@@ -192,16 +193,16 @@ def version_of(session: Stored | None) -> int:
     return as_int(session.fields.get("version")) if session is not None else 0
 
 
-def _next_version(session: Stored | None) -> int:
-    """The first is the time in microseconds, so that a session that is begun anew under an id of old does not come to
-    a version which somebody has read of the one before."""
-    return version_of(session) + 1 if session is not None else time.time_ns() // 1000
+def first_version(now: float) -> int:
+    """The time in microseconds, so that a session that is begun anew under an id of old does not come to a version
+    which somebody has read of the one before."""
+    return int(now * 1e6)
 
 
 def changed(session: Stored, body: Mapping[str, Json], **fields: FieldValue) -> tuple[Row, dict[str, Json]]:
     """Fields and body of a session's record after a change of some of its content."""
     whole = {**(session.body or {}), **body}
-    return derived({**session.fields, **fields, "version": _next_version(session)}, whole), whole
+    return derived({**session.fields, **fields, "version": version_of(session) + 1}, whole), whole
 
 
 # --- Listings ---------------------------------------------------------------------------------------------------------
@@ -414,7 +415,10 @@ async def insert_session(
             due = await _after_strays(histories, due)
     created_at = incoming.created_at or kernel.now()
     fields, body = incoming.over(
-        None, created_at=created_at, updated_at=updated_at[0] if updated_at is not None else created_at
+        None,
+        created_at=created_at,
+        updated_at=updated_at[0] if updated_at is not None else created_at,
+        version=first_version(kernel.io.now()),
     )
     ref, head_at = session_ref(session_id), history_ref(session_id)
     writes: list[Write] = [

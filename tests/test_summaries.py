@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,7 +49,7 @@ async def state(db: Any) -> dict[str, Any]:
 @pytest.fixture
 def same_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     """The versions of every session begin with the same one, so that they can be compared."""
-    monkeypatch.setattr(session_records, "time", SimpleNamespace(time_ns=lambda: 10**9))
+    monkeypatch.setattr(session_records, "first_version", lambda now: 1)
 
 
 @CELLS

@@ -7,9 +7,9 @@ the columns of the session's own type whole, including with None, and leaves the
 from __future__ import annotations
 
 import logging
-import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -81,25 +81,23 @@ class _Absences:
 
     def __init__(self, now: Callable[[], int]) -> None:
         self._now = now
-        self._told: OrderedDict[str, list[int]] = OrderedDict()
-        self._lock = threading.Lock()
+        # Each step on these is one of the interpreter, so threads need no lock.
+        self._told: OrderedDict[str, deque[int]] = OrderedDict()
 
     def tell(self, session_id: str) -> None:
-        with self._lock:
-            self._told.setdefault(session_id, []).append(self._now())
-            del self._told[session_id][: -self.MOST]
-            self._told.move_to_end(session_id)
-            if len(self._told) > self.MOST:
+        self._told.setdefault(session_id, deque(maxlen=self.MOST)).append(self._now())
+        while len(self._told) > self.MOST:
+            with suppress(KeyError):  # another thread emptied it meanwhile
                 self._told.popitem(last=False)
 
     def take(self, session_id: str) -> bool:
         """Whether somebody was told, who is not waited for any longer."""
-        with self._lock:
-            since = self._now() - self.LATELY
-            left = [time for time in self._told.pop(session_id, ()) if time >= since]
-            if len(left) > 1:
-                self._told[session_id] = left[1:]
-            return bool(left)
+        since, times = self._now() - self.LATELY, self._told.get(session_id)
+        with suppress(IndexError):
+            while times is not None:
+                if times.popleft() >= since:
+                    return True
+        return False
 
 
 class Sessions:
@@ -338,6 +336,7 @@ class Sessions:
             current,
             created_at=current.fields["created_at"],  # type: ignore[arg-type]
             updated_at=updated_at[0] if updated_at is not None else self.kernel.now(),
+            version=version_of(current) + 1,
         )
         head = await marked_head(self.kernel, current, body, incoming.user_id)
         return await commit_session(self.histories, current, fields, body, head)

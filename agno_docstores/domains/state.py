@@ -238,7 +238,9 @@ class State:
             if current is None or version_of(current) != expected:
                 raise conflict_over(current, incoming.session_id, expected, base)
             created_at: Any = current.fields["created_at"]
-            fields, body = incoming.over(current, created_at=created_at, updated_at=self.kernel.now())
+            fields, body = incoming.over(
+                current, created_at=created_at, updated_at=self.kernel.now(), version=expected + 1
+            )
             marked = await marked_head(self.kernel, current, body, incoming.user_id)
             return await commit_session(self.histories, current, fields, body, marked)
 
