@@ -69,6 +69,16 @@ class Table:
         if unknown:
             raise ValueError(f"{self.kind.name} have no columns {', '.join(unknown)}")
 
+    def allows(self, id: Any, columns: Mapping[str, Any]) -> bool:
+        """Whether these columns of a row may be set, for a method that answers nothing where they may not: there are
+        all of them, none becomes null that may not be, and the key stays."""
+        wrong = {name for name in columns if name not in self.columns}
+        wrong |= {name for name in self.required & columns.keys() if columns[name] is None}
+        wrong |= {self.key} if columns.get(self.key, id) != id else set()
+        if wrong:
+            log.warning("%s %r was not changed: %s cannot be set so", self.kind.name, id, ", ".join(sorted(wrong)))
+        return not wrong
+
     def put(self, row: Row, expect: Expectation, also: Fields = MappingProxyType({})) -> Put:
         """The record of a row, with header fields that neither it nor `derive` tells. Raises
         `UnserializableValueError`, `InvalidIdError`, `TypeError`."""
@@ -91,7 +101,8 @@ def _scalar(name: str, value: Any) -> FieldValue:
 
 
 class Rows:
-    """The rows of one table."""
+    """The rows of one table. The empty text is no key, so nothing is there under it; what is no text at all, and so
+    might be meant for something else, raises `InvalidIdError`."""
 
     def __init__(self, kernel: Kernel, table: Table) -> None:
         self.kernel = kernel
@@ -126,7 +137,7 @@ class Rows:
 
     async def get(self, id: Any) -> Row | None:
         """1 read."""
-        stored = await self.kernel.get(self.table.ref(id))
+        stored = await self.kernel.get(self.table.ref(id)) if id != "" else None
         return None if stored is None else self.table.row(stored)
 
     async def change(self, id: Any, decide: Callable[[Row], Mapping[str, Any] | None]) -> Row | None:
@@ -137,6 +148,8 @@ class Rows:
 
     async def step(self, id: Any, decide: Callable[[Row], Mapping[str, Any] | None]) -> tuple[Row, Rev] | None:
         """The same; the revision, too."""
+        if id == "":
+            return None
         ref = self.table.ref(id)
 
         async def attempt(fresh: bool) -> tuple[Row, Rev] | None:
@@ -168,6 +181,8 @@ class Rows:
 
     async def delete(self, id: Any, may: Callable[[Row], bool] = lambda row: True) -> bool:
         """Remove a row that `may` be; whether it was there and might. 2 requests."""
+        if id == "":
+            return False
         ref = self.table.ref(id)
 
         async def attempt(fresh: bool) -> bool:

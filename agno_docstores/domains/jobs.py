@@ -27,16 +27,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from agno.db.schemas.jobs import JOB_STATUSES
 
 from agno_docstores import keys, turns
-from agno_docstores.domains.listing import label, order_of, page_and_total, touched_at
+from agno_docstores.domains.listing import label, order_of, page_by_id_where_tied, stretch, touched_at
 from agno_docstores.domains.owned import owner
 from agno_docstores.errors import Conflict
 from agno_docstores.kernel import Kernel, Query
+from agno_docstores.keys import rank
 from agno_docstores.port import Condition, Delete, Eq, Fields, FieldValue, In, Range, Rev, Stored, as_int
 from agno_docstores.rows import FAILURES, Row, Rows, Table, answered
 from agno_docstores.schema import JOBS, KINDS
@@ -48,6 +50,30 @@ CANDIDATES = 20  # jobs that are looked at together for one to claim
 PATIENCE = 30  # seconds after which a job is looked at that was stored, and was given no place in its line
 PARKED: Fields = MappingProxyType({"queue": None, "due_at": None})  # what waits for its turn
 CLEANUP_PAGE = 100
+
+
+COLUMNS = (
+    "id",
+    "component_type",
+    "job_type",
+    "deployment_id",
+    "component_id",
+    "session_id",
+    "user_id",
+    "payload",
+    "status",
+    "attempt",
+    "max_attempts",
+    "idempotency_key",
+    "available_at",
+    "locked_by",
+    "locked_at",
+    "error",
+    "created_at",
+    "updated_at",
+    "completed_at",
+)
+SORTABLE = frozenset(COLUMNS) - {"payload"}
 
 
 def _queue(*name: str | None) -> str:
@@ -82,27 +108,7 @@ def _derived(row: Row) -> Mapping[str, FieldValue]:
 
 TABLE = Table(
     JOBS,
-    (
-        "id",
-        "component_type",
-        "job_type",
-        "deployment_id",
-        "component_id",
-        "session_id",
-        "user_id",
-        "payload",
-        "status",
-        "attempt",
-        "max_attempts",
-        "idempotency_key",
-        "available_at",
-        "locked_by",
-        "locked_at",
-        "error",
-        "created_at",
-        "updated_at",
-        "completed_at",
-    ),
+    COLUMNS,
     frozenset(
         {
             "id",
@@ -501,6 +507,8 @@ class Jobs:
         return await answered(self._requeue(job_id), False, f"job {job_id!r} was not queued again")
 
     async def _requeue(self, job_id: str) -> bool:
+        if job_id == "":
+            return False
         ref = TABLE.ref(job_id)
 
         async def attempt(fresh: bool) -> tuple[Row, Rev, turns.Line | None] | None:
@@ -656,21 +664,29 @@ class Jobs:
         raise_on_error: bool = False,
     ) -> tuple[list[Row], int]:
         """A page of jobs, the latest first, and how many match in all; every filter given is applied, a list as "one of
-        these". Eventually consistent on DynamoDB. 1 to 3 requests by one filter and `created_at`; else the headers of
-        what the most selective filter leaves. A failed read is logged, and empty, unless `raise_on_error`."""
-        where: list[Condition] = [] if user_id is None else [Eq("user_id", owner(user_id))]
+        these". Jobs that tie are in the order of their ids, whichever way is sorted, and so are all without a column to
+        sort by; null comes last, or downwards first. Eventually consistent on DynamoDB. 1 to 6 requests by one filter
+        and `created_at`, for which all jobs of the page's first and last second are looked at; else the headers of what
+        the most selective filter leaves, or by a column that those have not, the jobs. A failed read is logged, and
+        empty, unless `raise_on_error`."""
+        where: list[Condition] = [] if user_id is None else [Eq("user_id", label("user_id", user_id))]
         for name, given in (("status", status), ("session_id", session_id)):
             if given is not None:
                 values = [given] if isinstance(given, str) else list(given)
                 if not values:
                     return [], 0
                 where.append(In(name, tuple(label(name, value) for value in values)))
-        sort, descending = order_of(sort_by, sort_order, JOBS.fields, "id", ("created_at", True))
+        sort, descending = order_of(sort_by, sort_order, SORTABLE, "id", ("id", False))
         query = Query(JOBS, tuple(where), sort, descending)
 
         async def listed() -> tuple[list[Row], int]:
-            found, total = await page_and_total(self.kernel, query, "created_at", limit, max(page, 1))
-            return [TABLE.row(stored) for stored in found], total
+            if sort in JOBS.fields or sort == "id":
+                found, total = await page_by_id_where_tied(self.kernel, query, limit, max(page, 1))
+                return [TABLE.row(stored) for stored in found], total
+            offset, end = stretch(limit, max(page, 1))
+            rows = [TABLE.row(stored) for stored in await self.kernel.page(replace(query, sort="id", descending=False))]
+            rows.sort(key=lambda row: (row[sort] is None, rank(row[sort])), reverse=descending)
+            return rows[offset:end], len(rows)
 
         return await listed() if raise_on_error else await answered(listed(), ([], 0), "jobs could not be listed")
 
