@@ -368,6 +368,33 @@ async def test_what_is_asked_at_every_request_costs_little_whatever_there_is(db:
     assert await requests(lambda: db.claim_due_schedule("w")) == alone, "whatever others are at work on"
 
 
+@pytest.mark.cells("memory-sync", "mongo-sync-secantus", "dynamo-sync-local", "firestore-sync-google")
+async def test_a_page_of_enabled_schedules_is_no_look_at_all_of_them(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(60):
+        await db.create_schedule(schedule_of(f"s{number:02}", enabled=number % 3 > 0, created_at=T0 + number))
+    driver, read = db.raw._engine.driver, 0
+    scan, page_and_count = driver.scan, driver.page_and_count
+
+    async def scanned(span: Any) -> Any:
+        nonlocal read
+        page = await scan(span)
+        read += len(page.records)
+        return page
+
+    async def counted(span: Any, offset: int) -> Any:
+        nonlocal read
+        found = await page_and_count(span, offset)
+        read += len(found[0]) if found is not None else 0
+        return found
+
+    monkeypatch.setattr(driver, "scan", scanned)
+    monkeypatch.setattr(driver, "page_and_count", counted)
+    for enabled, total in ((True, 40), (False, 20)):
+        read = 0
+        rows, found = await db.get_schedules(enabled=enabled, limit=4)
+        assert (len(rows), found) == (4, total) and 0 < read < 12
+
+
 @pytest.mark.cells("memory-sync", "memory-sync-standalone", "mongo-sync-secantus", "firestore-sync-google")
 async def test_a_claim_of_a_schedule_costs_the_same_whatever_was_left_locked_and_put_off(
     db: Any, another: Callable[[], Any]

@@ -171,7 +171,7 @@ class Schedules:
         raise_on_error: bool = False,
     ) -> tuple[list[Row], int]:
         """A page of schedules, the latest first, and how many match in all. Eventually consistent on DynamoDB. 1 to 3
-        requests; by `enabled`, the headers of the user's, or of all. A failed read is logged, and empty, unless
+        requests; by `enabled` and a user, the headers of his. A failed read is logged, and empty, unless
         `raise_on_error`."""
         where: list[Condition] = [] if user_id is None else [Eq("user_id", label("user_id", user_id))]
         if enabled is not None:
