@@ -201,9 +201,12 @@ async def test_jobs_of_workers_that_die_are_neither_lost_nor_run_twice_at_a_time
 
 
 async def prepared(db: Any) -> None:
-    """Of one session, a job that runs and three that wait for it; of another, one that failed, and one that waits."""
+    """Of one session, a job that runs and three that wait for it; of another, one that failed, and one that waits; of
+    a third, three that wait, of which the first and the last are a user's."""
     await enqueue(db, "a", "b", "c", "d", turn=True, created_at=9, available_at=9, max_attempts=9)
     await enqueue(db, "x", "y", turn=True, session_id="s2", created_at=5, available_at=5, max_attempts=9)
+    for id, user in (("p", "u"), ("q", None), ("r", "u")):
+        await enqueue(db, id, turn=True, session_id="s3", user_id=user, created_at=99, available_at=5, max_attempts=9)
     assert [await claim(db), await claim(db)] == ["x", "a"]
     await done(db, "x", "failed")
 
@@ -242,8 +245,13 @@ async def cleaning(db: Any) -> Any:
     return await db.cleanup_jobs(STALE)
 
 
+async def purging(db: Any) -> Any:
+    await db.purge_user("u")
+    return await db.session_blocker("q")
+
+
 OPERATIONS: list[Callable[[Any], Awaitable[Any]]] = [
-    submission, claiming, completion, cancellation, requeueing, pause, cleaning,
+    submission, claiming, completion, cancellation, requeueing, pause, cleaning, purging,
 ]  # fmt: skip
 
 

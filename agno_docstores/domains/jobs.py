@@ -192,8 +192,9 @@ async def _announce(kernel: Kernel, row: Row, rev: Rev) -> None:
 
 
 async def withdraw(kernel: Kernel, record: Stored) -> Rev:
-    """End a job that is about to be removed, in whatever state, and call the next; the revision to remove it under.
-    Raises `Conflict` if it has changed since. None of its own; 3 or more requests of a job that has a turn."""
+    """End a job that is about to be removed, in whatever state, and call the next of its session; the revision to
+    remove it under. Raises `Conflict` if it has changed since it was read. No request, or up to 6 where it has a turn.
+    """
     return await _end(kernel, TABLE.row(record), record.rev, record.fields["queue"] == _queue("ended"))
 
 
@@ -503,7 +504,7 @@ class Jobs:
 
     async def requeue_job(self, job_id: str) -> bool:
         """Queue a failed or cancelled job for one more attempt, behind what its session has in line; whether it was
-        one. A failure is logged, and False. 2 requests, 6 where it takes turns, 7 where it has to wait."""
+        one. A failure is logged, and False. 2 requests, 5 where it takes turns, 6 where it has to wait."""
         return await answered(self._requeue(job_id), False, f"job {job_id!r} was not queued again")
 
     async def _requeue(self, job_id: str) -> bool:
