@@ -29,7 +29,7 @@ from agno.os import AgentOS
 from agno.os.job_queue import QueueWorker
 from agno.tools import tool
 
-from agno_docstores import MemoryDocstore
+from agno_docstores import AsyncMemoryDocstore, MemoryDocstore
 from agno_docstores.conformance import jobs as conformance
 from agno_docstores.conformance.agentos import quiet  # noqa: F401 - a fixture
 from agno_docstores.conformance.jobs import STALE, claim, done, enqueue, job_of, status_of
@@ -414,6 +414,94 @@ def test_what_others_do_in_between_lets_no_two_jobs_of_a_session_run(operation: 
                 assert other.complete_job(busy[0]["id"], busy[0]["locked_by"], busy[0]["attempt"], "completed")
             if interloper.count < at:
                 break
+
+
+@dataclass
+class Crowd:
+    """Some who do this and that with the jobs of one session, each call of theirs in the midst of those of others."""
+
+    seed: int
+    atomic: bool
+    clock: Clock = field(default_factory=Clock)
+    running: set[str] = field(default_factory=set)
+    accepted: int = 0
+
+    def __post_init__(self) -> None:
+        self.random, self.store = random.Random(self.seed), MemoryStore(atomic=self.atomic)
+
+    def open(self) -> AsyncMemoryDocstore:
+        db = self.clock.on(AsyncMemoryDocstore(store=self.store))
+        driver = db._engine.driver
+        for name in ("get", "commit", "scan"):
+            setattr(driver, name, self._interrupted(getattr(driver, name)))
+        db.io.sleep, db.io.jitter = self._others_go_first, self.random.random
+        return db  # type: ignore[no-any-return]
+
+    def _interrupted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        async def interrupted(*arguments: Any) -> Any:
+            await self._others_go_first()
+            try:
+                return await call(*arguments)
+            finally:
+                await self._others_go_first()
+
+        return interrupted
+
+    async def _others_go_first(self, _: float = 0) -> None:
+        for _ in range(self.random.randrange(4)):
+            await asyncio.sleep(0)
+
+    async def enqueue(self, db: Any) -> None:
+        self.accepted += 1
+        user_id = self.random.choice(["u", None])
+        await db.enqueue_job(job_of(f"j{self.accepted}", turn=True, user_id=user_id, available_at=9, max_attempts=99))
+
+    async def work(self, db: Any, worker: str) -> None:
+        job = await db.claim_job(worker, 9999)
+        if job is None:
+            return
+        assert not self.running, f"{job['id']} runs at once with {self.running}"
+        self.running.add(job["id"])
+        await self._others_go_first()
+        self.running.clear()
+        status = self.random.choice(["completed", "failed", "paused", "again"])
+        if status == "again":
+            await db.retry_or_fail_job(job["id"], worker, job["attempt"], "again", 0)
+        elif await db.complete_job(job["id"], worker, job["attempt"], status) and status == "paused":
+            await db.continue_job(job["id"], {})
+
+    async def act(self, worker: str) -> None:
+        db = self.open()
+        for _ in range(4):
+            id = f"j{self.random.randrange(1, self.accepted + 2)}"
+            what = self.random.choice(["enqueue", "enqueue", "work", "work", "cancel", "requeue", "purge", "clean"])
+            if what == "enqueue":
+                await self.enqueue(db)
+            elif what == "work":
+                await self.work(db, worker)
+            elif what == "cancel":
+                await db.cancel_job(id)
+            elif what == "requeue":
+                await db.requeue_job(id)
+            elif what == "purge" and self.random.random() < 0.2:
+                await db.purge_user("u")
+            elif what == "clean":
+                await db.cleanup_jobs(STALE)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_whatever_many_do_at_once_no_job_is_forgotten_and_no_two_run(atomic: bool) -> None:
+    """Nobody dies, so no sweep has to make up for anything."""
+    for seed in range(60):
+        crowd = Crowd(seed, atomic)
+        await crowd.enqueue(crowd.open())
+        await asyncio.gather(*(crowd.act(f"w{number}") for number in range(4)))
+        db = crowd.open()
+        crowd.clock.now += PATIENCE
+        while job := await db.claim_job("last", 9999):
+            assert await db.claim_job("other", 9999) is None, f"two run, {seed=}"
+            assert await db.complete_job(job["id"], "last", job["attempt"], "completed")
+        assert await db.list_jobs(["queued", "running", "paused"], raise_on_error=True) == ([], 0), f"{seed=}"
 
 
 # --- What a claim costs, and sees -------------------------------------------------------------------------------------
