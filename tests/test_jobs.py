@@ -448,7 +448,7 @@ class Crowd:
         return interrupted
 
     async def _others_go_first(self, _: float = 0) -> None:
-        for _ in range(self.random.randrange(4)):
+        for _ in range(self.random.choice((0, 0, 0, 0, 1, 2, 300))):  # now and then all that they are about to do
             await asyncio.sleep(0)
 
     async def enqueue(self, db: Any) -> None:
