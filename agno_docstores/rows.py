@@ -19,7 +19,7 @@ from agno_docstores.domains.listing import label, plain
 from agno_docstores.errors import Conflict, ContentionError, CorruptRecordError, StoreError
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
-from agno_docstores.port import Condition, Delete, Expect, Expectation, Fields, FieldValue, Kind, Put, Ref, Stored
+from agno_docstores.port import Condition, Delete, Expect, Expectation, Fields, FieldValue, Kind, Put, Ref, Rev, Stored
 
 log = logging.getLogger("agno_docstores")
 
@@ -69,6 +69,16 @@ class Table:
         if unknown:
             raise ValueError(f"{self.kind.name} have no columns {', '.join(unknown)}")
 
+    def allows(self, id: Any, columns: Mapping[str, Any]) -> bool:
+        """Whether these columns of a row may be set, for a method that answers nothing where they may not: there are
+        all of them, none becomes null that may not be, and the key stays."""
+        wrong = {name for name in columns if name not in self.columns}
+        wrong |= {name for name in self.required & columns.keys() if columns[name] is None}
+        wrong |= {self.key} if columns.get(self.key, id) != id else set()
+        if wrong:
+            log.warning("%s %r was not changed: %s cannot be set so", self.kind.name, id, ", ".join(sorted(wrong)))
+        return not wrong
+
     def put(self, row: Row, expect: Expectation, also: Fields = MappingProxyType({})) -> Put:
         """The record of a row, with header fields that neither it nor `derive` tells. Raises
         `UnserializableValueError`, `InvalidIdError`, `TypeError`."""
@@ -91,21 +101,26 @@ def _scalar(name: str, value: Any) -> FieldValue:
 
 
 class Rows:
-    """The rows of one table."""
+    """The rows of one table. The empty text is no key, so nothing is there under it; what is no text at all, and so
+    might be meant for something else, raises `InvalidIdError`."""
 
     def __init__(self, kernel: Kernel, table: Table) -> None:
         self.kernel = kernel
         self.table = table
 
-    async def insert(self, row: Mapping[str, Any], also: Fields = MappingProxyType({})) -> Row:
-        """Store a new row, with header fields besides; as stored. Raises `ValueError` for a row that cannot be,
-        `DuplicateError` if its key, or a value that must be unique, is in use: nothing is written then. 1 request."""
+    async def insert(self, row: Mapping[str, Any]) -> Row:
+        """Store a new row; as stored. Raises `ValueError` for a row that cannot be, `DuplicateError` if its key, or a
+        value that must be unique, is in use: nothing is written then. 1 request."""
+        return (await self.add(row))[0]
+
+    async def add(self, row: Mapping[str, Any], also: Fields = MappingProxyType({})) -> tuple[Row, Rev]:
+        """The same with header fields besides; the revision, too."""
         new = self.table.new(row)
         put = self.table.put(new, Expect.ABSENT, also)
 
-        async def attempt(fresh: bool) -> None:
+        async def attempt(fresh: bool) -> Rev:
             try:
-                await self.kernel.commit([put])
+                return await self._put(put)
             except Conflict:
                 if await self.kernel.get(put.ref) is None:
                     raise
@@ -113,20 +128,31 @@ class Rows:
 
                 raise DuplicateError(self.table.kind.name, put.ref.id) from None
 
-        await self.kernel.transact(f"insertion into {self.table.kind.name} of {put.ref.id!r}", attempt)
-        return new
+        return new, await self.kernel.transact(f"insertion into {self.table.kind.name} of {put.ref.id!r}", attempt)
+
+    async def _put(self, put: Put) -> Rev:
+        (rev,) = await self.kernel.commit([put])
+        assert rev is not None
+        return rev
 
     async def get(self, id: Any) -> Row | None:
         """1 read."""
-        stored = await self.kernel.get(self.table.ref(id))
+        stored = await self.kernel.get(self.table.ref(id)) if id != "" else None
         return None if stored is None else self.table.row(stored)
 
     async def change(self, id: Any, decide: Callable[[Row], Mapping[str, Any] | None]) -> Row | None:
         """Set the columns that `decide` gives for the row as it is, in one atomic step; the row then. None if there is
         no such row, or `decide` gives None; it may be called again. Raises as `insert` does. 2 requests."""
+        changed = await self.step(id, decide)
+        return None if changed is None else changed[0]
+
+    async def step(self, id: Any, decide: Callable[[Row], Mapping[str, Any] | None]) -> tuple[Row, Rev] | None:
+        """The same; the revision, too."""
+        if id == "":
+            return None
         ref = self.table.ref(id)
 
-        async def attempt(fresh: bool) -> Row | None:
+        async def attempt(fresh: bool) -> tuple[Row, Rev] | None:
             stored = await self.kernel.get(ref)
             if stored is None:
                 return None
@@ -136,8 +162,7 @@ class Rows:
                 return None
             self.table.check(columns)
             after = self.table.new({**row, **columns})
-            await self.kernel.commit([self.table.put(after, stored.rev)])
-            return after
+            return after, await self._put(self.table.put(after, stored.rev))
 
         return await self.kernel.transact(f"change of {self.table.kind.name} {ref.id!r}", attempt)
 
@@ -156,6 +181,8 @@ class Rows:
 
     async def delete(self, id: Any, may: Callable[[Row], bool] = lambda row: True) -> bool:
         """Remove a row that `may` be; whether it was there and might. 2 requests."""
+        if id == "":
+            return False
         ref = self.table.ref(id)
 
         async def attempt(fresh: bool) -> bool:

@@ -344,7 +344,7 @@ SCHEDULES = Kind(
         "unique_name",  # owner and name: a name is an owner's once, and nobody's once
         "enabled",
         "queue",  # which of those that are looked through for work an enabled one is in: "waiting" or "claimed"
-        "due_at",  # its place there, epoch seconds: when it runs next, or when it was locked
+        "due_at",  # its place there, epoch seconds: when it runs next; if it is claimed, see `domains/schedules.py`
         "next_run_at",
         "locked_by",
         "locked_at",
@@ -363,6 +363,7 @@ SCHEDULES = Kind(
         Index("endpoint_created", ("endpoint",), "created_at"),
         Index("all_created", (), "created_at"),
         Index("queue_due", ("queue",), "due_at", spread=True),
+        Index("enabled_created", ("enabled",), "created_at", spread=True),
     ),
     volatile=frozenset({"due_at", "next_run_at", "locked_by", "locked_at", "updated_at"}),
     unique=("unique_name",),

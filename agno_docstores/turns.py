@@ -3,8 +3,12 @@
 Of each session that has such jobs there is one record, its line: the jobs that have not ended, by number, and which of
 them is *admitted*. A job of a line starts only while it is admitted. Invariants: one job is admitted at a time, and
 stays so, running, paused or waiting to be tried again, until it has ended; whoever takes a job out of the line has read
-the line first, then the job, and writes the line as he read it; a job that ended comes back by `join` alone, which
-takes its admission away before the job is live again. So no job is let in while another may run, whatever runs at once.
+the line first, then the job, and writes the line as he read it; a job is stored before it is in line, and is out of
+line before it is live again after its end. So no job is let in while another may run, whatever runs at once.
+
+Whoever is told that a job has to wait was told so by a line that has the job in it, of a job ahead that had not ended;
+and whoever ends that one writes first that it has ended, then the line, and then calls the first of the line that has
+not ended. So a job may be left alone until it is called, if he who leaves it writes it as it was before he asked.
 
 Line and job are written one after the other: no store needs to change both together. What a crash in between leaves is
 mended by who comes next: a job in line that there is not, or that has ended, is passed over; one that is live and not
@@ -58,16 +62,27 @@ class Line:
     def with_entry(self, number: int, job_id: str) -> Line:
         return replace(self, entries=tuple(sorted((*self.entries, (number, job_id)))))
 
-    def appended(self, job_id: str) -> Line:
-        return self.with_entry(max((number for number, _ in self.entries), default=0) + 1, job_id)
+    @property
+    def next(self) -> int:
+        """The number of a job that comes in at the end."""
+        return max((number for number, _ in self.entries), default=0) + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A job's number in its line, and how many are ahead of it."""
+    """A job's number in its line, and how many are ahead of it: none of one that is admitted."""
 
     number: int
     ahead: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A line that a job was to leave, as it is then; whether the job was in it, and who came first before."""
+
+    line: Line
+    there: bool
+    first: str | None
 
 
 async def read(kernel: Kernel, session_id: str) -> Line:
@@ -90,68 +105,45 @@ async def _write(kernel: Kernel, line: Line) -> None:
         await kernel.commit([Delete(ref, line.expect)])
 
 
-async def join(kernel: Kernel, session_id: str, job_id: str, live: Live) -> Place | None:
-    """Take a place at the end, before the job is stored, or, if it has ended, is live again; what admission it had is
-    over. None if it is in line and live. 2 requests; 1 more for a job that is in line."""
+async def admit(
+    kernel: Kernel, session_id: str, job_id: str, number: int | None, live: Live, line: Line | None = None
+) -> Place:
+    """Let a live job in, if it is its turn; else see that it is in line, by its number, or at the end. 1 request of the
+    job that is admitted already, 2 of the first in line or of one that has to wait, 3 of one that comes in behind
+    another; and 1 for each that it finds to have ended. `line`, as read a moment ago, saves 1."""
 
-    async def attempt(fresh: bool) -> Place | None:
-        line = await read(kernel, session_id)
-        if line.number(job_id) is not None and await live(job_id):
-            return None
-        after = line.without(job_id).appended(job_id)
-        await _write(kernel, after)
-        number = after.number(job_id)
-        assert number is not None
-        return Place(number, after.ahead(job_id))
-
-    return await kernel.transact(f"joining the line of session {session_id!r}", attempt)
-
-
-async def admit(kernel: Kernel, session_id: str, job_id: str, number: int, live: Live) -> int:
-    """Let a live job in, if it is its turn: 0, or how many are ahead of it. 1 request of the job that is admitted
-    already, 2 of the first in line, 2 of one that has to wait; and 1 for each that it finds to have ended."""
-
-    async def attempt(fresh: bool) -> int:
-        line = before = await read(kernel, session_id)
-        if line.admitted == job_id:
-            return 0
-        if line.number(job_id) is None:
-            line = line.with_entry(number, job_id)
-        while line.first is not None and line.first != job_id and not await live(line.first):
-            line = line.without(line.first)
-        ahead = line.ahead(job_id)
-        if line.first == job_id:
-            line, ahead = replace(line, admitted=job_id), 0
-        if line != before:
-            await _write(kernel, line)
-        return ahead
+    async def attempt(fresh: bool) -> Place:
+        before = line if line is not None and not fresh else await read(kernel, session_id)
+        after = before
+        while after.first not in (None, job_id) and not await live(str(after.first)):
+            after = after.without(str(after.first))
+        if after.number(job_id) is None:
+            after = after.with_entry(before.next if number is None else number, job_id)
+        ahead = after.ahead(job_id)
+        if after.first == job_id:
+            after, ahead = replace(after, admitted=job_id), 0
+        # One that has just come to life is written in any case: who saw it dead in this line has to read it again.
+        if after != before or number is None:
+            await _write(kernel, after)
+        place = after.number(job_id)
+        assert place is not None
+        return Place(place, ahead)
 
     return await kernel.transact(f"admission of job {job_id!r} of session {session_id!r}", attempt)
 
 
-async def leave(kernel: Kernel, session_id: str, job_id: str, live: Live) -> str | None:
-    """Take a job that has ended out of the line; the one whose turn it is then, if it was this one's. A job that is
-    live stays. 3 requests, 1 if it is not in line."""
+async def leave(kernel: Kernel, session_id: str, job_id: str, live: Live) -> Left:
+    """Take a job that has ended out of the line. A job that is live stays. 3 requests, 1 if it is not in line."""
 
-    async def attempt(fresh: bool) -> str | None:
+    async def attempt(fresh: bool) -> Left:
         line = await read(kernel, session_id)
         if line.number(job_id) is None or await live(job_id):
-            return None
+            return Left(line, False, line.first)
         after = line.without(job_id)
         await _write(kernel, after)
-        return after.first if line.first == job_id else None
+        return Left(after, True, line.first)
 
     return await kernel.transact(f"leaving the line of session {session_id!r}", attempt)
-
-
-async def withdraw(kernel: Kernel, session_id: str, job_id: str) -> None:
-    """Take a job out of the line that is about to be removed, in whatever state. 2 requests, 1 if it is not in line.
-    The next one looks for itself whether its turn has come."""
-
-    async def gone(job_id: str) -> bool:
-        return False
-
-    await leave(kernel, session_id, job_id, gone)
 
 
 async def blocker(kernel: Kernel, session_id: str, job_id: str, live: Live) -> str | None:

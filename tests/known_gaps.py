@@ -145,6 +145,10 @@ DEVIATIONS: Gaps = {
             "is_within_the_filters",
         )
     },
+    # --- schedules ---
+    ("sqlite-*", "schedules::test_what_has_to_be_there_cannot_be_taken_away_and_that_is_no_duplicate"): (
+        "SqliteDb raises IntegrityError for a null, as for a name that is in use, and AgentOS tells the client so (409)"
+    ),
     # --- ownership ---
     ("sqlite-*", "ownership::test_a_stranger_changes_no_run_and_adds_none"): _OWNERSHIP,
     ("sqlite-*", "ownership::test_a_stranger_changes_no_memory"): _MEMORY_OWNER,

@@ -60,7 +60,9 @@ def test_the_tables_say_what_was_counted(found: report.Found) -> None:
         report.between_markers("no markers", "cost", text)
 
 
-@pytest.mark.parametrize("part, page", [("cost", "cost.md"), ("growth", "scale.md"), ("scale", "scale.md")])
+@pytest.mark.parametrize(
+    "part, page", [("cost", "cost.md"), ("growth", "scale.md"), ("scale", "scale.md"), ("queue", "scale.md")]
+)
 def test_the_docs_have_a_place_for_each_part(part: str, page: str) -> None:
     text = (Path(__file__).parent.parent / "docs" / page).read_text()
     assert report.between_markers(text, part, "new") != text
@@ -180,6 +182,16 @@ def test_what_tracing_adds_is_told_for_each_partition() -> None:
     assert "| traces agent_started | 3,000 | 3,000 **over** | 3,000 **over** |" in scale.traces_markdown(
         100, [narrow, wide]
     )
+
+
+def test_what_the_queue_adds_is_told_for_each_partition() -> None:
+    """A job that takes its turn changes what its entries tell with each of its five steps."""
+    usual, wide = scale.DynamoLoad(), scale.DynamoLoad(shards=8)
+    scale.replay_jobs(100, usual, wide)
+    loads = [{what: rate for what, _, rate, _ in scale.hottest(load, 100)} for load in (usual, wide)]
+    assert loads[0]["jobs all_created"] > loads[0]["jobs queue_due"] > scale.PARTITION_WRITES
+    assert loads[1]["jobs all_created"] < 1500 > loads[1]["jobs queue_due"]
+    assert "| jobs all_created | 5,000 |" in scale.queue_markdown(100, [usual, wide])
 
 
 def test_units_are_those_that_dynamodb_bills() -> None:

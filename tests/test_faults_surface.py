@@ -403,8 +403,13 @@ LOSSES, LOST_WAITED = 40, 17.7  # of one transaction against other writers; seco
 #: What takes more than one transaction: an insert, which is tried before anything is read; each record of a user's.
 MOST_CONFLICTS = {"insert_session_if_absent": 1.1, "purge_user": 18}
 #: What says nothing where it lost: a session that somebody else is counting is left to him, or to the next count; a
-#: schedule to the worker that was faster; a job that ended to whoever cleans up as well.
-LEFT_TO_OTHERS: dict[str, Any] = {"calculate_metrics": None, "claim_due_schedule": None, "cleanup_jobs": 0}
+#: schedule or a job to the worker that was faster; a job that ended to whoever cleans up as well.
+LEFT_TO_OTHERS: dict[str, Any] = {
+    "calculate_metrics": None,
+    "claim_due_schedule": None,
+    "claim_job": None,
+    "cleanup_jobs": 0,
+}
 WHEN_LOST = {**SILENT, **LEFT_TO_OTHERS}
 UNSETTLED = {"histories", "transcript_entries"}  # kinds whose records alone tell nothing
 PARTITIONS = 5  # of an index that a driver has divided: an operation reads as many, at once where it can

@@ -29,14 +29,14 @@ from agno.os import AgentOS
 from agno.os.job_queue import QueueWorker
 from agno.tools import tool
 
-from agno_docstores import MemoryDocstore
+from agno_docstores import AsyncMemoryDocstore, MemoryDocstore
 from agno_docstores.conformance import jobs as conformance
 from agno_docstores.conformance.agentos import quiet  # noqa: F401 - a fixture
 from agno_docstores.conformance.jobs import STALE, claim, done, enqueue, job_of, status_of
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.scripted import ScriptedModel
-from agno_docstores.domains.jobs import MOST_PATIENCE, PATIENCE
+from agno_docstores.domains.jobs import PATIENCE, Jobs
 from agno_docstores.errors import DuplicateError, StoreUnavailableError
 from agno_docstores.memory import MemoryStore
 from tests.faults import CRASHES, Crashed, replays, unnoticed
@@ -132,8 +132,12 @@ class Worker:
 
     async def work(self) -> None:
         job: dict[str, Any] | None = None
+        sweep = True
         while True:
             try:
+                if sweep:
+                    assert await self.db.sweep_exhausted_jobs(GRACE) == []
+                    sweep = False
                 job = await self.db.claim_job(self.name, GRACE)
                 if job is None:
                     return
@@ -178,7 +182,7 @@ async def test_jobs_of_workers_that_die_are_neither_lost_nor_run_twice_at_a_time
                 await asyncio.gather(*(worker.work() for worker in workers))
             assert ledger.faults == []
             # Nobody is at work now; whoever died has been silent for long enough.
-            clock.now += MOST_PATIENCE + GRACE
+            clock.now += PATIENCE + GRACE
             left = (await first.list_jobs(["queued", "running"], limit=1, raise_on_error=True))[1]
             if left or accepted < total:
                 continue
@@ -197,9 +201,12 @@ async def test_jobs_of_workers_that_die_are_neither_lost_nor_run_twice_at_a_time
 
 
 async def prepared(db: Any) -> None:
-    """Of one session, a job that runs and three that wait for it; of another, one that failed, and one that waits."""
+    """Of one session, a job that runs and three that wait for it; of another, one that failed, and one that waits; of
+    a third, three that wait, of which the first and the last are a user's."""
     await enqueue(db, "a", "b", "c", "d", turn=True, created_at=9, available_at=9, max_attempts=9)
     await enqueue(db, "x", "y", turn=True, session_id="s2", created_at=5, available_at=5, max_attempts=9)
+    for id, user in (("p", "u"), ("q", None), ("r", "u")):
+        await enqueue(db, id, turn=True, session_id="s3", user_id=user, created_at=99, available_at=5, max_attempts=9)
     assert [await claim(db), await claim(db)] == ["x", "a"]
     await done(db, "x", "failed")
 
@@ -238,8 +245,13 @@ async def cleaning(db: Any) -> Any:
     return await db.cleanup_jobs(STALE)
 
 
+async def purging(db: Any) -> Any:
+    await db.purge_user("u")
+    return await db.session_blocker("q")
+
+
 OPERATIONS: list[Callable[[Any], Awaitable[Any]]] = [
-    submission, claiming, completion, cancellation, requeueing, pause, cleaning,
+    submission, claiming, completion, cancellation, requeueing, pause, cleaning, purging,
 ]  # fmt: skip
 
 
@@ -273,7 +285,7 @@ async def worked_through(db: Any, clock: Clock, where: str) -> None:
     ran: dict[str, list[int]] = {}
     live: set[str] = {job["id"] for job in (await state(db)).values() if job["status"] in ("queued", "running")}
     for _ in range(20):
-        clock.now += MOST_PATIENCE + GRACE
+        clock.now += PATIENCE + GRACE
         for job in await db.sweep_exhausted_jobs(GRACE):
             assert await db.acquire_sweep(job["id"], "last", GRACE), where
             assert await db.settle_swept_job(job["id"], "last", "failed"), where
@@ -348,7 +360,7 @@ def cancels_and_requeues(db: Any, clock: Clock) -> None:
 def submits(db: Any, clock: Clock) -> None:
     """Another job comes, and looks whether its turn has come while the one before it is not stored yet."""
     db.enqueue_job(job_of("new", turn=True, created_at=9, available_at=9, max_attempts=9))
-    clock.now += MOST_PATIENCE
+    clock.now += PATIENCE
     db.claim_job("other", 999)
 
 
@@ -393,7 +405,7 @@ def test_what_others_do_in_between_lets_no_two_jobs_of_a_session_run(operation: 
             assert db.enqueue_job(job_of("last", turn=True, created_at=9, available_at=9))["accepted"]
             # None is lost: one after the other they come to their end.
             while other.count_queued_jobs() or other.list_jobs("running")[1]:
-                for patience in (0, MOST_PATIENCE):
+                for patience in (0, PATIENCE):
                     clock.now += patience
                     other.claim_job("other", 999)
                     busy = other.list_jobs("running", raise_on_error=True)[0]
@@ -404,7 +416,102 @@ def test_what_others_do_in_between_lets_no_two_jobs_of_a_session_run(operation: 
                 break
 
 
+@dataclass
+class Crowd:
+    """Some who do this and that with the jobs of one session, each call of theirs in the midst of those of others."""
+
+    seed: int
+    atomic: bool
+    clock: Clock = field(default_factory=Clock)
+    running: set[str] = field(default_factory=set)
+    accepted: int = 0
+
+    def __post_init__(self) -> None:
+        self.random, self.store = random.Random(self.seed), MemoryStore(atomic=self.atomic)
+
+    def open(self) -> AsyncMemoryDocstore:
+        db = self.clock.on(AsyncMemoryDocstore(store=self.store))
+        driver = db._engine.driver
+        for name in ("get", "commit", "scan"):
+            setattr(driver, name, self._interrupted(getattr(driver, name)))
+        db.io.sleep, db.io.jitter = self._others_go_first, self.random.random
+        return db  # type: ignore[no-any-return]
+
+    def _interrupted(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        async def interrupted(*arguments: Any) -> Any:
+            await self._others_go_first()
+            try:
+                return await call(*arguments)
+            finally:
+                await self._others_go_first()
+
+        return interrupted
+
+    async def _others_go_first(self, _: float = 0) -> None:
+        for _ in range(self.random.choice((0, 0, 0, 0, 1, 2, 300))):  # now and then all that they are about to do
+            await asyncio.sleep(0)
+
+    async def enqueue(self, db: Any) -> None:
+        self.accepted += 1
+        user_id = self.random.choice(["u", None])
+        await db.enqueue_job(job_of(f"j{self.accepted}", turn=True, user_id=user_id, available_at=9, max_attempts=99))
+
+    async def work(self, db: Any, worker: str) -> None:
+        job = await db.claim_job(worker, 9999)
+        if job is None:
+            return
+        assert not self.running, f"{job['id']} runs at once with {self.running}"
+        self.running.add(job["id"])
+        await self._others_go_first()
+        self.running.clear()
+        status = self.random.choice(["completed", "failed", "paused", "again"])
+        if status == "again":
+            await db.retry_or_fail_job(job["id"], worker, job["attempt"], "again", 0)
+        elif await db.complete_job(job["id"], worker, job["attempt"], status) and status == "paused":
+            await db.continue_job(job["id"], {})
+
+    async def act(self, worker: str) -> None:
+        db = self.open()
+        for _ in range(4):
+            id = f"j{self.random.randrange(1, self.accepted + 2)}"
+            what = self.random.choice(["enqueue", "enqueue", "work", "work", "cancel", "requeue", "purge", "clean"])
+            if what == "enqueue":
+                await self.enqueue(db)
+            elif what == "work":
+                await self.work(db, worker)
+            elif what == "cancel":
+                await db.cancel_job(id)
+            elif what == "requeue":
+                await db.requeue_job(id)
+            elif what == "purge" and self.random.random() < 0.2:
+                await db.purge_user("u")
+            elif what == "clean":
+                await db.cleanup_jobs(STALE)
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+async def test_whatever_many_do_at_once_no_job_is_forgotten_and_no_two_run(atomic: bool) -> None:
+    """Nobody dies, so no sweep has to make up for anything."""
+    for seed in range(60):
+        crowd = Crowd(seed, atomic)
+        await crowd.enqueue(crowd.open())
+        await asyncio.gather(*(crowd.act(f"w{number}") for number in range(4)))
+        db = crowd.open()
+        crowd.clock.now += PATIENCE
+        while job := await db.claim_job("last", 9999):
+            assert await db.claim_job("other", 9999) is None, f"two run, {seed=}"
+            assert await db.complete_job(job["id"], "last", job["attempt"], "completed")
+        assert await db.list_jobs(["queued", "running", "paused"], raise_on_error=True) == ([], 0), f"{seed=}"
+
+
 # --- What a claim costs, and sees -------------------------------------------------------------------------------------
+
+
+async def spent(db: Any, call: Callable[[], Awaitable[Any]]) -> Counter[str]:
+    """The requests that a call makes."""
+    before = Counter(db.io.calls)
+    await call()
+    return Counter(db.io.calls) - before
 
 
 @pytest.mark.parametrize("atomic", [True, False])
@@ -414,15 +521,17 @@ async def test_a_claim_costs_the_same_whatever_waits(atomic: bool) -> None:
 
     async def cost(turn: bool) -> Counter[str]:
         await enqueue(db, "mine", turn=turn, created_at=T0, available_at=T0, session_id="mine")
-        before = Counter(db.io.calls)
-        assert await claim(db) == "mine"
-        spent = Counter(db.io.calls) - before
-        await done(db, "mine")
+
+        async def mine() -> None:
+            assert await claim(db, "mine") == "mine"
+
+        requests = await spent(db, mine)
+        await done(db, "mine", worker="mine")
         assert await db.cleanup_jobs(STALE) == 1
-        return spent
+        return requests
 
     alone = await cost(False), await cost(True)
-    assert alone == (Counter(scan=2, get=1, commit=1), Counter(scan=2, get=2, commit=2))
+    assert alone == (Counter(scan=2, get=1, commit=1), Counter(scan=2, get=2, commit=1))
     early = {"created_at": T0 - 9, "available_at": T0 - 9}
     await enqueue(db, *(f"turn{n}" for n in range(60)), turn=True, **early)
     assert await claim(db) == "turn0"
@@ -431,12 +540,151 @@ async def test_a_claim_costs_the_same_whatever_waits(atomic: bool) -> None:
     held = {"status": "running", "locked_by": "x", "locked_at": T0, "attempt": 1}
     await enqueue(db, *(f"held{n}" for n in range(60)), **held, **early)
     assert (await cost(False), await cost(True)) == alone
-    # Some of those that wait for their turn look whether it has come, and then not again for a while.
-    clock.now += PATIENCE
-    assert await claim(db, deployment_id="e") == "later0"
-    spent = Counter(db.io.calls)
-    assert await claim(db) == "later1"
-    assert Counter(db.io.calls) - spent == alone[0]
+
+
+async def paused_with_one_behind_each(db: Any, number: int) -> None:
+    ids = [f"p{n:03}" for n in range(number)]
+    for id in ids:
+        await enqueue(db, id, turn=True, session_id=id, available_at=T0)
+    for _ in ids:
+        await done(db, str(await claim(db)), "paused")
+    for id in ids:
+        await enqueue(db, f"behind-{id}", turn=True, session_id=id, available_at=T0)
+
+
+async def one_that_runs_and_a_long_line(db: Any, number: int) -> None:
+    await enqueue(db, *(f"l{n:03}" for n in range(number)), turn=True, available_at=T0)
+    assert await claim(db) == "l000"
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+@pytest.mark.parametrize("situation", [paused_with_one_behind_each, one_that_runs_and_a_long_line])
+async def test_nobody_comes_across_what_waits_for_its_turn_however_long(situation: Any, atomic: bool) -> None:
+    """Of 10 as of 100, now and after an hour: a claim that finds something, one that finds nothing, a sweep."""
+    found: list[list[Counter[str]]] = []
+    for number in (10, 100):
+        clock = Clock()
+        db = Handle(clock.on(MemoryDocstore(store=MemoryStore(atomic=atomic))))
+        await situation(db, number)
+        found.append([])
+        for seconds in (1, 31, 31, 301, 301, 3600, 3600):
+            clock.now += seconds
+            await db.heartbeat_jobs("w", ["l000"])
+            nothing = await spent(db, lambda db=db: db.claim_job("w2"))
+            assert nothing == Counter(scan=2)
+            await enqueue(db, "free", created_at=clock.now, available_at=clock.now)
+            found[-1] += [nothing, await spent(db, lambda db=db: db.claim_job("w2"))]
+            await done(db, "free", worker="w2")
+            assert await db.cleanup_jobs(STALE) == 1
+            found[-1].append(await spent(db, db.sweep_exhausted_jobs))
+        assert await db.count_queued_jobs() == (number if situation is paused_with_one_behind_each else number - 1)
+    assert found[0] == found[1]
+
+
+async def test_what_waits_in_a_line_costs_its_place_and_its_call() -> None:
+    db = Handle(MemoryDocstore())
+    assert await spent(db, lambda: enqueue(db, "free")) == Counter(commit=1)
+    assert await spent(db, lambda: enqueue(db, "a", turn=True)) == Counter(get=1, commit=2)
+    assert await spent(db, lambda: enqueue(db, "b", turn=True)) == Counter(get=2, commit=3)
+    assert await spent(db, lambda: enqueue(db, "c", turn=True)) == Counter(get=2, commit=3)
+    assert {await claim(db), await claim(db)} == {"free", "a"}
+    assert await spent(db, lambda: db.complete_job("a", "w", 1, "completed")) == Counter(get=4, commit=4)
+    assert await claim(db) == "b"
+    assert await spent(db, lambda: db.complete_job("b", "w", 1, "paused")) == Counter(get=1, commit=1)
+    assert await spent(db, lambda: db.cancel_job("c")) == Counter(get=4, commit=3)
+    assert await spent(db, lambda: db.cancel_job("b")) == Counter(get=3, commit=3)
+    assert await spent(db, lambda: db.requeue_job("b")) == Counter(get=2, commit=3)
+    assert await spent(db, lambda: db.requeue_job("c")) == Counter(get=3, commit=3)
+
+
+async def test_what_an_older_version_has_put_off_has_its_turn() -> None:
+    """It let what waits come up again and again in the queue of what may be started."""
+    clock = Clock()
+    db = Handle(clock.on(MemoryDocstore()))
+    await enqueue(db, *"abc", turn=True, created_at=T0, available_at=T0)
+    rows = Jobs(db.raw._engine.kernel).jobs
+    for number, id in enumerate("bc", 1):
+        row = await rows.get(id)
+        ref = rows.table.ref(id)
+        stored = await rows.kernel.get(ref)
+        await rows.kernel.commit([rows.table.put(row, stored.rev, {"due_at": T0 + 30 * number})])
+    assert await claim(db) == "a"
+    clock.now += 61
+    await db.heartbeat_jobs("w", ["a"])
+    assert await claim(db) is None and await spent(db, lambda: db.claim_job("w")) == Counter(scan=2)
+    for id, after in ("ab", "bc"):
+        await done(db, id)
+        assert await claim(db) == after and await claim(db) is None
+
+
+class Moving:
+    """A hook: each request takes its time."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self.clock, self.seconds = clock, seconds
+
+    def before(self, operation: str) -> None:
+        self.clock.now += self.seconds
+
+    def after(self, operation: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize("sort", ["first claim", "of a line", "taken over"])
+async def test_a_lock_is_as_old_as_the_attempt_that_took_it(sort: str) -> None:
+    """However many candidates the call has looked at before, and lost to others: else another would take the job over
+    while the first begins with it."""
+    clock, store = Clock(), MemoryStore()
+    db, other = (Handle(clock.on(MemoryDocstore(store=store))) for _ in range(2))
+    held = {"status": "running", "locked_by": "gone", "locked_at": T0 - 500, "attempt": 1, "max_attempts": 9}
+    await enqueue(db, *(f"j{n:02}" for n in range(20)), available_at=T0 - 99, created_at=T0 - 99)
+    columns = held if sort == "taken over" else {"turn": sort == "of a line"}
+    await enqueue(db, "last", available_at=T0 - 99, created_at=T0, **columns)
+
+    def others_take_it() -> None:
+        for n in range(20):
+            other.raw.cancel_job(f"j{n:02}")
+
+    # Whoever claims has just read what there is.
+    interloper = Interloper(others_take_it, 3)
+    db.io.jitter = lambda: 0.0
+    db.io.hooks += [interloper, Moving(clock, 4)]
+    job = await db.claim_job("w", GRACE)
+    db.io.hooks.clear()
+    assert job["id"] == "last" and clock.now > T0 + GRACE, "the call took longer than the grace"
+    assert clock.now - job["locked_at"] <= 4
+    assert await claim(other, "w2", lock_grace_seconds=GRACE) is None
+    clock.now += GRACE + 1
+    assert await claim(other, "w2", lock_grace_seconds=GRACE) == "last"
+
+
+async def test_every_time_is_that_of_the_attempt_that_writes_it() -> None:
+    clock, store = Clock(), MemoryStore()
+    db, other = (Handle(clock.on(MemoryDocstore(store=store))) for _ in range(2))
+    await enqueue(db, "a", "b", "c", "d", "e", available_at=T0 - 9, max_attempts=2)
+    for _ in range(4):
+        assert await claim(db)
+
+    async def delayed(call: Callable[[], Awaitable[Any]], id: str) -> dict[str, Any]:
+        """What a call has written whose first attempt another has come before, and which took a long time."""
+        clock.now += 1000
+
+        def meanwhile() -> None:
+            clock.now += 500
+            other.raw.heartbeat_jobs("w", [id])
+
+        db.io.hooks.append(Interloper(meanwhile, 2))
+        assert await call()
+        db.io.hooks.clear()
+        row: dict[str, Any] = await db.get_job(id)
+        return row
+
+    row = await delayed(lambda: db.heartbeat_jobs("w", ["a"]), "a")
+    assert row["locked_at"] == clock.now
+    row = await delayed(lambda: db.complete_job("a", "w", 1, "completed"), "a")
+    assert row["completed_at"] == row["updated_at"] == clock.now
+    row = await delayed(lambda: db.retry_or_fail_job("b", "w", 1, "e", 30), "b")
+    assert row["available_at"] == clock.now + 30 and row["updated_at"] == clock.now
 
 
 async def test_what_an_index_shows_late_is_claimed_by_one_and_not_when_it_has_ended() -> None:
@@ -450,11 +698,14 @@ async def test_what_an_index_shows_late_is_claimed_by_one_and_not_when_it_has_en
     assert await claim(other) is None
     for id in ("a", "b", "c"):
         await done(db, id)
-    assert await claim(other) == "d", "whose turn it is, is no matter of an index"
+    assert await claim(other) is None, "it has been called, but that is not to be seen yet"
+    store.catch_up()
+    assert await claim(other) == "d"
     assert [await status_of(other, id) for id in "abcd"] == ["completed"] * 3 + ["running"]
 
 
-async def test_a_call_that_is_lost_is_made_up_for_by_looking() -> None:
+@pytest.mark.parametrize("requeued", [False, True])
+async def test_a_call_that_is_lost_is_made_up_for_by_a_sweep(requeued: bool) -> None:
     """Whoever ends a job calls the next one of its session; if that fails, the job has ended all the same."""
     clock = Clock()
     db = Handle(clock.on(MemoryDocstore()))
@@ -476,11 +727,42 @@ async def test_a_call_that_is_lost_is_made_up_for_by_looking() -> None:
     assert await db.complete_job("a", "w", 1, "failed")
     db.io.hooks.clear()
     assert await claim(db) is None and await db.session_blocker("b") is None
-    # It comes back behind the others, although nobody has taken it out of the line.
-    assert await db.requeue_job("a") and await db.session_blocker("b") is None
-    assert await db.session_blocker("a") == "b"
-    clock.now += PATIENCE
+    if requeued:
+        # It comes back behind the others, and calls them, although nobody has taken it out of the line.
+        assert await db.requeue_job("a") and await db.session_blocker("b") is None
+        assert await db.session_blocker("a") == "b"
+    else:
+        assert await db.sweep_exhausted_jobs(GRACE) == [] and await claim(db) is None, "it may be about to be called"
+        clock.now += GRACE
+        assert await db.sweep_exhausted_jobs(GRACE) == []
+        assert await spent(db, lambda: db.sweep_exhausted_jobs(GRACE)) == Counter(scan=1), "once"
     assert await claim(db) == "b" and await claim(db) is None
+
+
+async def test_what_could_not_be_given_its_place_is_not_accepted() -> None:
+    db = Handle(MemoryDocstore())
+    await enqueue(db, "a", turn=True)
+
+    class Outage:
+        commits = 0
+
+        def before(self, operation: str) -> None:
+            self.commits += operation == "commit"
+            if self.commits == 2:
+                raise StoreUnavailableError(operation, "test", "unreachable", retryable=False)
+
+        def after(self, operation: str) -> None:
+            pass
+
+    db.io.hooks.append(Outage())
+    with pytest.raises(StoreUnavailableError):
+        await db.enqueue_job(job_of("b", turn=True))
+    db.io.hooks.clear()
+    assert await db.get_job("b") is None
+    await enqueue(db, "b", turn=True)
+    assert await claim(db) == "a"
+    await done(db, "a")
+    assert await claim(db) == "b"
 
 
 async def test_looking_for_work_that_fails_is_no_empty_queue() -> None:
@@ -534,7 +816,7 @@ async def test_jobs_of_a_user_go_with_him_and_give_way_to_others() -> None:
     await enqueue(db, "e", turn=True, session_id="s2", user_id="u")
     assert (await db.purge_user("u", dry_run=True)).removed["jobs"] == 4
     assert (await db.purge_user("u")).removed["jobs"] == 4
-    clock.now += MOST_PATIENCE
+    clock.now += PATIENCE
     assert await claim(db) == "c" and await claim(db) is None
     await done(db, "c")
     assert await kept(db) == {"jobs"} and await db.cleanup_jobs(STALE) == 1 and await kept(db) == set()

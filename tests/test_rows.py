@@ -3,6 +3,7 @@ several records, what an index that lags behind may not decide, what a failing s
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from agno.run.base import RunStatus
 
+from agno_docstores import MemoryDocstore
 from agno_docstores.conformance.approvals import approval_of
 from agno_docstores.conformance.auth_tokens import token_of
 from agno_docstores.conformance.authz import ALLOW, DENY, event_of, user_of
@@ -17,8 +19,9 @@ from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.conformance.schedules import T0, execution_of, schedule_of
 from agno_docstores.conformance.service_accounts import account_of
-from agno_docstores.errors import ScheduleNotFoundError, StoreError
-from tests.faults import unnoticed, whole
+from agno_docstores.errors import DuplicateError, ScheduleNotFoundError, StoreError
+from agno_docstores.memory import MemoryStore
+from tests.faults import CRASHES, Crashed, replays, unnoticed, whole
 
 CELLS = pytest.mark.cells("memory-sync*")
 Operation = Callable[[Any], Awaitable[Any]]
@@ -187,6 +190,23 @@ async def test_a_run_stored_while_its_schedule_is_deleted_does_not_outlive_it(ce
     assert outcomes == {True, False}
 
 
+@CELLS
+async def test_a_run_whose_creator_has_died_is_not_the_next_schedules(cell: Any, runner: Any) -> None:
+    """He saw the schedule, it was deleted, he stored the run, and died before he looked again."""
+    async for replay in replays(cell, ("none", *CRASHES)):
+        db, survivor = replay.open(), replay.open()
+        await prepared(db)
+        assert await survivor.delete_schedule("s1")
+        with contextlib.suppress(Crashed, ScheduleNotFoundError):
+            await replay.strike(db, lambda db: db.create_schedule_run(execution_of("late", "s1")))
+        # Not those of a schedule that is there, whoever tries to create it again.
+        with pytest.raises(DuplicateError):
+            await survivor.create_schedule(schedule_of("s2"))
+        assert (await survivor.get_schedule_runs("s2"))[1] == 3
+        await survivor.create_schedule(schedule_of("s1"))
+        assert await survivor.get_schedule_runs("s1") == ([], 0), str(replay)
+
+
 # --- Strong reads -----------------------------------------------------------------------------------------------------
 
 
@@ -346,3 +366,76 @@ async def test_what_is_asked_at_every_request_costs_little_whatever_there_is(db:
         held = {"locked_by": "x", "locked_at": int(time.time())}
         await db.create_schedule(schedule_of(f"held{number:02}", next_run_at=T0 - number, **held))
     assert await requests(lambda: db.claim_due_schedule("w")) == alone, "whatever others are at work on"
+
+
+@pytest.mark.cells("memory-sync", "mongo-sync-secantus", "dynamo-sync-local", "firestore-sync-google")
+async def test_a_page_of_enabled_schedules_is_no_look_at_all_of_them(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(60):
+        await db.create_schedule(schedule_of(f"s{number:02}", enabled=number % 3 > 0, created_at=T0 + number))
+    driver, read = db.raw._engine.driver, 0
+    scan, page_and_count = driver.scan, driver.page_and_count
+
+    async def scanned(span: Any) -> Any:
+        nonlocal read
+        page = await scan(span)
+        read += len(page.records)
+        return page
+
+    async def counted(span: Any, offset: int) -> Any:
+        nonlocal read
+        found = await page_and_count(span, offset)
+        read += len(found[0]) if found is not None else 0
+        return found
+
+    monkeypatch.setattr(driver, "scan", scanned)
+    monkeypatch.setattr(driver, "page_and_count", counted)
+    for enabled, total in ((True, 40), (False, 20)):
+        read = 0
+        rows, found = await db.get_schedules(enabled=enabled, limit=4)
+        assert (len(rows), found) == (4, total) and 0 < read < 12
+
+
+@pytest.mark.cells("memory-sync", "memory-sync-standalone", "mongo-sync-secantus", "firestore-sync-google")
+async def test_a_claim_of_a_schedule_costs_the_same_whatever_was_left_locked_and_put_off(
+    db: Any, another: Callable[[], Any]
+) -> None:
+    """As by somebody who changed its times while it was under way, and whose worker died."""
+    now = int(time.time())
+    found = []
+    for more in (10, 90):
+        for number in range(more):
+            id = f"{more}-{number}"
+            held = {"locked_by": "gone", "locked_at": now - 999}
+            await db.create_schedule(schedule_of(id, next_run_at=now + 900, **held))
+        await db.create_schedule(schedule_of(f"due{more}", next_run_at=T0))
+        before = db.io.calls.total()
+        assert (await db.claim_due_schedule("w"))["id"] == f"due{more}"
+        assert await db.claim_due_schedule("w") is None
+        found.append(db.io.calls.total() - before)
+    assert found[0] == found[1] <= 5
+
+
+async def test_a_lock_of_a_schedule_is_as_old_as_the_attempt_that_took_it() -> None:
+    clock, store = [float(T0 + 9000)], MemoryStore()
+    db, other = MemoryDocstore(store=store), MemoryDocstore(store=store)
+    for one in (db, other):
+        one.io.now = lambda: clock[0]
+    for number in range(15):
+        db.create_schedule(schedule_of(f"s{number:02}", next_run_at=T0 + number))
+
+    def others_take_them() -> None:
+        for _ in range(14):
+            other.claim_due_schedule("other")
+
+    class Slow:
+        def before(self, operation: str) -> None:
+            clock[0] += 30
+
+        def after(self, operation: str) -> None:
+            pass
+
+    db.io.hooks += [Meanwhile(3, others_take_them), Slow()]
+    claimed = db.claim_due_schedule("w")
+    db.io.hooks.clear()
+    assert claimed["id"] == "s14" and clock[0] - claimed["locked_at"] <= 30
+    assert clock[0] > T0 + 9000 + 300 and other.claim_due_schedule("other")["id"] != "s14"

@@ -163,3 +163,23 @@ async def test_what_became_of_a_run_is_told_to_its_approvals(db: Any) -> None:
     assert await db.update_approval_run_status("r1", RunStatus.completed) == 4
     assert {row["run_status"] for row in (await db.get_approvals(run_id="r1"))[0]} == {"COMPLETED"}
     assert {row["status"] for row in rows} == {"pending"}, "it decides nothing"
+
+
+async def test_what_has_to_be_there_cannot_be_taken_away(db: Any) -> None:
+    await db.create_approval(approval_of("a1"))
+    row = await db.get_approval("a1")
+    for column in ("id", "run_id", "session_id", "status", "source_type", "pause_type", "created_at"):
+        assert await db.update_approval("a1", resolved_by="x", **{column: None}) is None
+    assert await db.get_approval("a1") == row
+    changed = await db.update_approval("a1", expected_status="pending", id="a1", status="approved")
+    assert changed == {**row, "status": "approved", "updated_at": changed["updated_at"]}
+    assert await db.update_approval("a1", id="other") is None
+
+
+async def test_what_nothing_can_be_under_is_not_there(db: Any) -> None:
+    await db.create_approval(approval_of("a1"))
+    assert await db.get_approval("") is None and await db.update_approval("", status="approved") is None
+    assert await db.delete_approval("") is False
+    assert await db.get_pending_approval_count(user_id="") == 0 and await db.get_pending_approval_count() == 1
+    assert await db.update_approval_run_status("", RunStatus.completed) == 0
+    assert await db.get_approvals(run_id="") == await db.get_approvals(user_id="") == ([], 0)

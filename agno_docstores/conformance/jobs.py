@@ -89,6 +89,9 @@ async def test_the_oldest_that_is_available_and_for_this_deployment_is_claimed(d
     await enqueue(db, "later", created_at=now - 99, available_at=now + 99)
     await enqueue(db, "elsewhere", created_at=now - 99, deployment_id="d2")
     await enqueue(db, "here", created_at=now - 7, deployment_id="d1", available_at=now - 7)
+    held: dict[str, Any] = {"status": "running", "locked_by": "gone", "attempt": 1, "created_at": now - 99}
+    await enqueue(db, "held and later", available_at=now + 99, locked_at=now - 99, **held)
+    await enqueue(db, "held for ever", locked_at=None, **held)
     claimed = await db.claim_job("w1")
     expected = {**job_of("a", created_at=now - 9, available_at=now - 9), "status": "running", "locked_by": "w1"}
     assert claimed == {**expected, "attempt": 1, "locked_at": claimed["locked_at"], "updated_at": claimed["updated_at"]}
@@ -278,6 +281,173 @@ async def test_listings_apply_every_filter_and_total_what_matches(db: Any) -> No
     assert stats["counts"] == {"queued": 4, "running": 1, "cancelled": 1}
     assert 3 <= stats["oldest_queued_age_seconds"] <= 3 + time.time() - now
     assert await db.count_queued_jobs() == 4
+
+
+async def test_jobs_that_tie_are_listed_in_the_order_of_their_ids(db: Any) -> None:
+    """Whichever way is sorted, and over pages that begin and end among them; so are all that are not sorted."""
+    now = int(time.time())
+    ids = {f"a{n}": now - 5 for n in range(4)} | {f"b{n}": now - 3 for n in range(3)} | {"c": now - 1}
+    states = {"a1": "paused", "a2": "failed", "b1": "completed"}
+    for id, created in ids.items():
+        ended: dict[str, Any] = {"completed_at": created} if id in ("a2", "b1") else {}
+        await enqueue(db, id, created_at=created, status=states.get(id, "queued"), **ended)
+
+    async def listed(limit: int = 99, **options: Any) -> list[str]:
+        """All pages of so many."""
+        found: list[str] = []
+        for page in range(1, 12):
+            rows, total = await db.list_jobs(limit=limit, page=page, raise_on_error=True, **options)
+            found += [row["id"] for row in rows]
+            if page * limit >= total:
+                break
+        assert len(found) == total
+        return found
+
+    first, second, last = [f"a{n}" for n in range(4)], [f"b{n}" for n in range(3)], ["c"]
+    for limit in (1, 2, 3, 5, 8, 99):
+        assert await listed(limit) == last + second + first
+        assert await listed(limit, sort_order="asc") == first + second + last
+        assert await listed(limit, session_id="s1", status=["queued", "paused"]) == ["c", "b0", "b2", "a0", "a1", "a3"]
+    assert await listed(2, sort_by=None) == await listed(3, sort_by="nonsense") == first + second + last
+    assert await listed(3, sort_by="id") == last + second[::-1] + first[::-1]
+    assert await listed(3, sort_by="status", sort_order="asc") == ["b1", "a2", "a1", "a0", "a3", "b0", "b2", "c"]
+    unended = ["a0", "a1", "a3", "b0", "b2", "c"]
+    assert await listed(3, sort_by="completed_at") == [*unended, "b1", "a2"], "null comes first downwards"
+    assert await listed(3, sort_by="completed_at", sort_order="asc") == ["a2", "b1", *unended]
+    assert await listed(3, sort_by="locked_by") == first + second + last
+
+
+async def test_what_nothing_can_be_under_is_not_there(db: Any) -> None:
+    await enqueue(db, "j1")
+    assert await db.get_job("") is None and await db.get_job("", strict=True) is None
+    nobodys: list[dict[str, Any]] = [
+        {"user_id": ""},
+        {"session_id": ""},
+        {"status": []},
+        {"status": ""},
+        {"session_id": ["", "none"]},
+    ]
+    for nobody in nobodys:
+        assert await db.list_jobs(**nobody, raise_on_error=True) == ([], 0)
+    assert not await db.cancel_job("") and not await db.requeue_job("") and await db.session_blocker("") is None
+    assert not await db.complete_job("", "w", 1, "completed") and not await db.acquire_sweep("", "w")
+    assert await db.retry_or_fail_job("", "w", 1, "e") is None and await db.heartbeat_jobs("w", [""]) == 0
+    assert await db.continue_job("", {}) == {"outcome": "conflict", "job": None}
+
+
+#: The states a job can be in, as it is stored.
+STATES: dict[str, dict[str, Any] | None] = {
+    "none": None,
+    "queued": {},
+    "running": {"status": "running", "locked_by": "w", "attempt": 1},
+    "silent": {"status": "running", "locked_by": "w", "attempt": 1, "locked_at": 1},
+    "spent": {"status": "running", "locked_by": "w", "attempt": 1, "locked_at": 1, "max_attempts": 1},
+    "busy": {"status": "running", "locked_by": "w", "attempt": 1, "max_attempts": 1},
+    "unlocked": {"status": "running", "locked_by": None, "locked_at": None, "attempt": 1},
+    "paused": {"status": "paused", "attempt": 1, "error": "p"},
+    "completed": {"status": "completed", "attempt": 1, "completed_at": 9},
+    "failed": {"status": "failed", "attempt": 1, "completed_at": 9, "error": "f"},
+    "cancelled": {"status": "cancelled", "attempt": 0, "completed_at": 9},
+}
+HELD = ("running", "silent", "spent", "busy")
+NOW = "the time"
+Columns = dict[str, Any]
+
+
+def settled(status: str) -> Columns:
+    """What a job's columns become that somebody settles."""
+    return {
+        "status": status, "error": "e", "locked_by": None, "locked_at": None, "completed_at": NOW, "updated_at": NOW,
+    }  # fmt: skip
+
+
+def queued(**columns: Any) -> Columns:
+    return {"status": "queued", "available_at": NOW, "updated_at": NOW, **columns}
+
+
+GIVEN_BACK = queued(error="e", locked_by=None, locked_at=None)
+CANCELLED = {"status": "cancelled", "completed_at": NOW, "updated_at": NOW}
+#: What Agno's PostgresDb answers, by its source (3.1.10), since none is here to ask. Of each call the states in which
+#: it does something, with its answer and what becomes of the columns; and the answer in all others, in which it changes
+#: nothing. Ours differ where a claim or a sweep fails, or a job is to be completed as what is no end: they raise.
+POSTGRES: list[tuple[str, tuple[Any, ...], dict[str, tuple[Any, Columns]], Any]] = [
+    *(
+        ("complete_job", ("w", 1, status, "e"), {state: (True, settled(status)) for state in HELD}, False)
+        for status in ("completed", "failed", "cancelled", "paused")
+    ),
+    ("complete_job", ("other", 1, "completed"), {}, False),
+    ("complete_job", ("w", 2, "completed"), {}, False),
+    ("complete_job", ("w", 0, "completed"), {}, False),
+    (
+        "retry_or_fail_job",
+        ("w", 1, "e", 0),
+        {
+            **dict.fromkeys(("running", "silent"), ("queued", GIVEN_BACK)),
+            **{state: ("failed", settled("failed")) for state in ("spent", "busy")},
+        },
+        None,
+    ),
+    ("retry_or_fail_job", ("other", 1, "e"), {}, None),
+    ("retry_or_fail_job", ("w", 2, "e"), {}, None),
+    ("settle_paused_job", ("failed", "e"), {"paused": (True, settled("failed"))}, False),
+    ("settle_paused_job", ("paused",), {}, False),
+    ("settle_paused_job", ("queued",), {}, False),
+    ("cancel_job", (), dict.fromkeys(("queued", "paused"), (True, CANCELLED)), False),
+    ("acquire_sweep", ("x",), {"spent": (True, {"locked_by": "x", "locked_at": NOW, "updated_at": NOW})}, False),
+    ("settle_swept_job", ("w", "paused", "e"), {state: (True, settled("paused")) for state in HELD}, False),
+    ("settle_swept_job", ("x", "failed"), {}, False),
+    ("settle_swept_job", ("w", "running"), {}, False),
+    (
+        "requeue_job",
+        (),
+        {
+            "failed": (True, queued(max_attempts=2, completed_at=None)),
+            "cancelled": (True, queued(max_attempts=1, completed_at=None)),
+        },
+        False,
+    ),
+    ("session_blocker", (), {}, None),
+]
+#: Likewise of a job that is to be continued; with the row, and that is changed by the first only.
+CONTINUED = {
+    "paused": "queued",
+    **dict.fromkeys(("queued", "unlocked", *HELD), "attach"),
+    **dict.fromkeys(("none", "completed", "failed", "cancelled"), "conflict"),
+}
+
+
+async def test_every_call_in_every_state_answers_as_postgres_does(db: Any) -> None:
+    began = int(time.time())
+
+    async def stored(id: str, state: str) -> Columns | None:
+        columns = STATES[state]
+        if columns is None:
+            return None
+        if columns.get("status") == "running":
+            columns = {"locked_at": began, **columns}
+        row = job_of(id, session_id=id, available_at=began - 9, created_at=began - 9, **columns)
+        assert (await db.enqueue_job(row))["accepted"]
+        return row
+
+    for number, (method, arguments, does, otherwise) in enumerate(POSTGRES):
+        for state in STATES:
+            id, where = f"{state}-{number}", f"{method}{arguments} of a job that is {state}"
+            before = await stored(id, state)
+            answer, changes = does.get(state, (otherwise, {}))
+            assert await getattr(db, method)(id, *arguments) == answer, where
+            after = await db.get_job(id, strict=True)
+            times = {name for name, value in changes.items() if value is NOW}
+            assert all(began <= after[name] <= time.time() for name in times), where
+            expected = None if before is None else {**before, **changes, **{name: after[name] for name in times}}
+            assert after == expected, where
+    for state, outcome in CONTINUED.items():
+        before = await stored(state, state)
+        assert await db.continue_job(state, {}) == {"outcome": outcome, "job": await db.get_job(state)}, state
+        after = await db.get_job(state)
+        if before is not None and outcome == "queued":
+            changes = queued(payload={**before["payload"], "continue": {}}, available_at=after["available_at"])
+            before = {**before, **changes, "max_attempts": 2, "updated_at": after["updated_at"]}
+        assert after == before, state
 
 
 # --- Many at once -----------------------------------------------------------------------------------------------------

@@ -178,6 +178,68 @@ async def test_what_is_aimed_at_a_component_is_disabled_whosever_it_is(db: Any) 
     assert await db.disable_schedules_for_target("agent", "a1") == 0
 
 
+async def test_what_nothing_can_be_under_is_not_there(db: Any) -> None:
+    await db.create_schedule(schedule_of())
+    await db.create_schedule_run(execution_of())
+    assert await db.get_schedule("") is None and await db.get_schedule("s1", user_id="") is None
+    assert await db.get_schedule_by_name("") is None and await db.get_schedule_by_name("s1", user_id="") is None
+    assert await db.get_schedules(user_id="", raise_on_error=True) == ([], 0)
+    assert await db.update_schedule("", description="x") is None
+    assert await db.update_schedule("s1", user_id="", description="x") is None
+    assert not await db.delete_schedule("") and not await db.delete_schedule("s1", user_id="")
+    assert not await db.release_schedule("") and not await db.stamp_schedule_provenance("", managed_by="studio")
+    assert await db.get_schedule_run("") is None and await db.get_schedule_run("r1", user_id="") is None
+    assert await db.update_schedule_run("", error="x") is None
+    assert await db.get_schedule_runs("") == await db.get_schedule_runs("s1", user_id="") == ([], 0)
+    assert await db.get_latest_schedule_runs(["", "s1"]) == {"s1": await db.get_schedule_run("r1")}
+    assert await db.delete_schedule_runs("", before=T0 + 1) == 0
+    with pytest.raises(Exception, match=r"(?i)foreign key|schedule_id"):
+        await db.create_schedule_run(execution_of("r2", ""))
+    assert await db.get_schedule("s1") == schedule_of() and (await db.get_schedule_runs("s1"))[1] == 1
+
+
+async def test_what_has_to_be_there_cannot_be_taken_away_and_that_is_no_duplicate(db: Any) -> None:
+    await db.create_schedule(schedule_of())
+    for column in ("name", "method", "cron_expr", "enabled", "timeout_seconds"):
+        with pytest.raises(ValueError, match=column) as caught:
+            await db.update_schedule("s1", **{column: None})
+        assert not is_unique_violation(caught.value)
+    assert await db.get_schedule("s1") == schedule_of()
+
+
+async def test_an_update_of_a_run_that_would_take_away_what_has_to_be_there_does_nothing(db: Any) -> None:
+    await db.create_schedule(schedule_of())
+    await db.create_schedule_run(execution_of())
+    for column in ("id", "schedule_id", "status", "attempt", "created_at"):
+        assert await db.update_schedule_run("r1", error="x", **{column: None}) is None
+    assert await db.get_schedule_run("r1") == execution_of()
+
+
+async def test_a_run_stays_with_its_schedule_and_keeps_its_id(db: Any) -> None:
+    for id in ("s1", "s2"):
+        await db.create_schedule(schedule_of(id))
+    await db.create_schedule_run(execution_of())
+    assert await db.update_schedule_run("r1", schedule_id="ghost", error="x") is None
+    assert await db.get_schedule_run("r1") == execution_of()
+    done = await db.update_schedule_run("r1", id="r1", schedule_id="s1", status="success")
+    assert done == {**execution_of(), "status": "success"}
+    began = time.monotonic()
+    assert await db.update_schedule_run("r1", id="other", error="x") is None
+    assert time.monotonic() - began < 5, "at once"
+
+
+async def test_no_run_of_a_schedule_outlives_it(db: Any) -> None:
+    """Whosever it is; a schedule that is created later under that id begins with none."""
+    await db.create_schedule(schedule_of("s1", user_id="u"))
+    for number, user in enumerate(("u", "v", None)):
+        await db.create_schedule_run(execution_of(f"r{number}", user_id=user))
+    assert not await db.delete_schedule("s1", user_id="w") and (await db.get_schedule_runs("s1"))[1] == 3
+    assert await db.delete_schedule("s1", user_id="u")
+    assert [await db.get_schedule_run(f"r{number}") for number in range(3)] == [None] * 3
+    await db.create_schedule(schedule_of("s1", user_id="v"))
+    assert await db.get_schedule_runs("s1") == ([], 0)
+
+
 # --- Claims -----------------------------------------------------------------------------------------------------------
 
 
@@ -241,16 +303,19 @@ async def test_a_lock_that_has_run_out_is_taken_over_in_its_turn(db: Any) -> Non
         schedule_of("for ever", next_run_at=T0 - 2, locked_by="odd", locked_at=None),
         schedule_of("off", next_run_at=T0 - 3, locked_by="gone", locked_at=now - 700, enabled=False),
         schedule_of("marked", next_run_at=T0 + 7, locked_by=None, locked_at=now),
+        schedule_of("put off and left", next_run_at=now - 20, locked_by="gone", locked_at=now - 310),
     ):
         await db.create_schedule(row)
-    claimed = [await db.claim_due_schedule("w") for _ in range(4)]
+    claimed = [await db.claim_due_schedule("w") for _ in range(5)]
     assert [(row["id"], row["locked_by"]) for row in claimed] == [
         ("left", "w"),
         ("waits", "w"),
         ("marked", "w"),
         ("left later", "w"),
+        ("put off and left", "w"),
     ]
     assert await db.claim_due_schedule("w") is None
+    assert await db.claim_due_schedule("w", lock_grace_seconds=500) is None
     assert (await db.claim_due_schedule("w", lock_grace_seconds=100))["id"] == "at work"
 
 

@@ -136,3 +136,16 @@ async def test_of_twenty_accounts_at_once_one_has_the_name(db: Any, another: Cal
     calls.insert(5, (handles[0].update_service_account, (winner,), {"revoked_at": T0 + 50}))
     await at_once(db, calls)
     assert (await db.get_service_account_by_token_hash(f"hash-{winner}"))["revoked_at"] == T0 + 50
+
+
+async def test_what_nothing_can_be_under_is_not_there(db: Any) -> None:
+    await db.create_service_account(account_of("sa1", "bot"))
+    await db.create_service_account(account_of("sa2", "his", user_id="u"))
+    assert await db.get_service_account("") is None and await db.get_service_account("sa2", user_id="") is None
+    assert (await db.get_service_account("sa1", user_id=""))["id"] == "sa1", "which is nobody's"
+    assert await db.get_service_account_by_token_hash("") is None
+    assert await db.get_service_account_by_name("") is None
+    assert await db.get_service_account_by_name("", include_revoked=True) is None
+    assert [row["id"] for row in (await db.get_service_accounts(user_id=""))[0]] == ["sa1"]
+    assert await db.update_service_account("", last_used_at=1) is None
+    assert await db.delete_service_account("") is False

@@ -10,8 +10,7 @@ from typing import Any
 
 from agno.run.base import RunStatus
 
-from agno_docstores.domains.listing import equal, plain
-from agno_docstores.domains.owned import owner
+from agno_docstores.domains.listing import equal, label, plain
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
 from agno_docstores.port import Condition, Eq
@@ -109,9 +108,9 @@ class Approvals:
         self, /, approval_id: str, expected_status: str | None = None, **kwargs: Any
     ) -> Row | None:
         """Change columns of an approval if it is (still) in `expected_status`, in one step; the row then. None if there
-        is no such approval or column, or its status is another. `updated_at` becomes now (epoch s). A failure is
-        logged, and None. 2 requests."""
-        if set(kwargs) - set(TABLE.columns):
+        is no such approval or column, its status is another, or what has to be there is to be null. `updated_at`
+        becomes now (epoch s). A failure is logged, and None. 2 requests."""
+        if not TABLE.allows(approval_id, kwargs):
             return None
         columns = {**kwargs, "updated_at": self.kernel.now()}
 
@@ -130,13 +129,15 @@ class Approvals:
         DynamoDB, the headers of his). A failure is logged, and 0."""
         where: list[Condition] = [Eq("status", "pending")]
         if user_id is not None:
-            where.append(Eq("user_id", owner(user_id)))
+            where.append(Eq("user_id", label("user_id", user_id)))
         work = self.kernel.count(Query(APPROVALS, tuple(where)))
         return await answered(work, 0, f"pending approvals of {user_id!r} could not be counted")
 
     async def update_approval_run_status(self, run_id: str, run_status: RunStatus) -> int:
         """Note what became of a run on each of its approvals; how many there are. Called at the end of every turn: 1
         request where the run has none, else 1 and 2 for each. A failure is logged, and 0."""
+        if run_id == "":
+            return 0
         what = f"approvals of run {run_id!r} were not told that it is {plain(run_status)}"
         return await answered(self._tell(check_id("run_id", run_id), plain(run_status)), 0, what)
 

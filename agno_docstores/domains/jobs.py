@@ -8,40 +8,72 @@ of the jobs of a session that are to take turns one is running or paused, and th
 Where a job waits. The header field `queue` names one of four queues, or none, and `due_at` the place in it, so that one
 index serves all who look for jobs, and none of them passes over what is not for him:
 
-- ("waiting", deployment), by `available_at`: what may be started, by whom. A job that has to wait for its turn is put
-  off: its place is a time at which somebody looks whether its turn has come unnoticed, the later the more are ahead of
-  it. Whoever ends the job before it moves it up at once.
+- ("waiting", deployment), by `available_at`: what may be started, by whom.
 - ("running", deployment), by `locked_at`: what may be taken over when its worker has not been heard of for a while.
-- ("exhausted",), by `locked_at`: likewise, but all its attempts are used.
+- ("exhausted",): what a sweep has to look at after that while. By `locked_at`, what is running with all its attempts
+  used; by `completed_at`, what has ended and had a turn, from the same commit on that ends it until the next of its
+  session has been called. So a call that was lost, because its process died, is made up for by the next sweep.
 - ("ended",), by `completed_at`: what is cleaned away.
 
-Times are those of the machine that calls, in epoch seconds: no port has the store's own clock. Workers' clocks may
-differ by less than the grace that they give each other.
+A job that has to wait for its turn is in none, so nobody comes across it, however many there are: whoever ends the job
+ahead calls it (`turns.py` has why none is forgotten). Between its storage and its place in the line it is put off.
+
+Times are those of the machine that calls, in epoch seconds, and of the attempt that writes them, however long the call
+has taken: no port has the store's own clock. Workers' clocks may differ by less than the grace that they give each
+other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from agno.db.schemas.jobs import JOB_STATUSES
 
 from agno_docstores import keys, turns
-from agno_docstores.domains.listing import label, order_of, page_and_total, touched_at
+from agno_docstores.domains.listing import label, order_of, page_by_id_where_tied, stretch, touched_at
 from agno_docstores.domains.owned import owner
 from agno_docstores.errors import Conflict
 from agno_docstores.kernel import Kernel, Query
-from agno_docstores.port import Condition, Delete, Eq, Fields, FieldValue, In, Range, Stored, as_int
-from agno_docstores.rows import Row, Rows, Table, answered
+from agno_docstores.keys import rank
+from agno_docstores.port import Condition, Delete, Eq, Fields, FieldValue, In, Range, Rev, Stored, as_int
+from agno_docstores.rows import FAILURES, Row, Rows, Table, answered
 from agno_docstores.schema import JOBS, KINDS
 from agno_docstores.uniqueness import holder
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 LIVE = frozenset({"queued", "running", "paused"})
 CANDIDATES = 20  # jobs that are looked at together for one to claim
-PATIENCE = 30  # seconds after which a job that is next in line looks whether its turn has come; n times that the n-th,
-MOST_PATIENCE = 300  # but no more than these
+PATIENCE = 30  # seconds after which a job is looked at that was stored, and was given no place in its line
+PARKED: Fields = MappingProxyType({"queue": None, "due_at": None})  # what waits for its turn
 CLEANUP_PAGE = 100
+
+
+COLUMNS = (
+    "id",
+    "component_type",
+    "job_type",
+    "deployment_id",
+    "component_id",
+    "session_id",
+    "user_id",
+    "payload",
+    "status",
+    "attempt",
+    "max_attempts",
+    "idempotency_key",
+    "available_at",
+    "locked_by",
+    "locked_at",
+    "error",
+    "created_at",
+    "updated_at",
+    "completed_at",
+)
+SORTABLE = frozenset(COLUMNS) - {"payload"}
 
 
 def _queue(*name: str | None) -> str:
@@ -58,7 +90,8 @@ def _place(row: Row) -> tuple[str | None, FieldValue]:
         deployment = label("deployment_id", row["deployment_id"])
         return _queue("running", deployment) if left else _queue("exhausted"), row["locked_at"]
     if status in ENDED:
-        return _queue("ended"), row["completed_at"]
+        # Of a line, it is yet to be told that it has ended.
+        return _queue("exhausted") if _line(row) is not None else _queue("ended"), row["completed_at"]
     return None, None
 
 
@@ -75,27 +108,7 @@ def _derived(row: Row) -> Mapping[str, FieldValue]:
 
 TABLE = Table(
     JOBS,
-    (
-        "id",
-        "component_type",
-        "job_type",
-        "deployment_id",
-        "component_id",
-        "session_id",
-        "user_id",
-        "payload",
-        "status",
-        "attempt",
-        "max_attempts",
-        "idempotency_key",
-        "available_at",
-        "locked_by",
-        "locked_at",
-        "error",
-        "created_at",
-        "updated_at",
-        "completed_at",
-    ),
+    COLUMNS,
     frozenset(
         {
             "id",
@@ -116,10 +129,89 @@ TABLE = Table(
 )
 
 
+# --- Lines ----------------------------------------------------------------------------------------------------------
+
+
 def _line(row: Row) -> str | None:
     """The session in whose line a job is to stand; None if it takes no turns."""
     takes_turns = (row["payload"] or {}).get("serialize_session") is True
     return label("session_id", row["session_id"]) or None if takes_turns else None
+
+
+def _in_line(kernel: Kernel, session_id: str) -> turns.Live:
+    async def live(job_id: str) -> bool:
+        return _live(await kernel.get(TABLE.ref(job_id)), session_id)
+
+    return live
+
+
+def _live(stored: Stored | None, session_id: str) -> bool:
+    row = TABLE.row(stored) if stored is not None else None
+    return row is not None and row["status"] in LIVE and _line(row) == session_id
+
+
+async def _leave(kernel: Kernel, row: Row) -> None:
+    """Take a job that has ended out of its line, if it takes turns, and call the next."""
+    session_id = _line(row)
+    if session_id is not None:
+        left = await turns.leave(kernel, session_id, row["id"], _in_line(kernel, session_id))
+        await _call_next(kernel, row["id"], left)
+
+
+async def _call_next(kernel: Kernel, job_id: str, left: turns.Left) -> None:
+    """Call the first of a line that has not ended, unless it came before the one that left, which it did not wait for:
+    then it calls the next itself when it ends."""
+    line = left.line
+    ahead = left.first if left.there and left.first != job_id else None
+    while line.first is not None and not await _call(kernel, line.session_id, line.first, found=line.first == ahead):
+        line = line.without(line.first)
+
+
+async def _call(kernel: Kernel, session_id: str, job_id: str, found: bool) -> bool:
+    """Have a queued job found by whoever looks for work, unless it is `found`; whether there is one that has not
+    ended. It is written in any case: who is about to park it by what he saw before has to look again."""
+    ref = TABLE.ref(job_id)
+
+    async def attempt(fresh: bool) -> bool:
+        stored = await kernel.get(ref)
+        if stored is None or not _live(stored, session_id):
+            return False
+        row = TABLE.row(stored)
+        if row["status"] == "queued" and not found:
+            await kernel.commit([TABLE.put(row, stored.rev)])
+        return True
+
+    return await kernel.transact(f"call of job {job_id!r}", attempt)
+
+
+async def _announce(kernel: Kernel, row: Row, rev: Rev) -> None:
+    """Tell the line of a job that it has ended, and note that this is done. Doing it again does no harm."""
+    await _leave(kernel, row)
+    with suppress(Conflict):  # somebody else has noted it, or queued the job again
+        await kernel.commit([TABLE.put(row, rev, {"queue": _queue("ended")})])
+
+
+async def withdraw(kernel: Kernel, record: Stored) -> Rev:
+    """End a job that is about to be removed, in whatever state, and call the next of its session; the revision to
+    remove it under. Raises `Conflict` if it has changed since it was read. No request, or up to 6 where it has a turn.
+    """
+    return await _end(kernel, TABLE.row(record), record.rev, record.fields["queue"] == _queue("ended"))
+
+
+async def _end(kernel: Kernel, row: Row, rev: Rev, announced: bool = False) -> Rev:
+    if _line(row) is None or announced:
+        return rev
+    if row["status"] in LIVE:
+        now = kernel.now()
+        row = {**row, "status": "cancelled", "completed_at": now, "updated_at": now}
+        (written,) = await kernel.commit([TABLE.put(row, rev)])
+        assert written is not None
+        rev = written
+    await _leave(kernel, row)
+    return rev
+
+
+# --- The queue ------------------------------------------------------------------------------------------------------
 
 
 class Jobs:
@@ -141,8 +233,8 @@ class Jobs:
         lock: submissions at once may go some beyond it. A job that takes turns (`payload["serialize_session"]`) is
         accepted with its number in the session's line (`payload["session_seq"]`). Raises `DuplicateError` if the id is
         in use, `ValueError` for a column that there is not, or that is missing, `TypeError` for a payload that is no
-        dict, and on any failure. 1 request; 2 more for a key, 3 for a line, and the count of what is waiting (DynamoDB:
-        their index entries).
+        dict, and on any failure. 1 request; 2 more for a key, 2 for a line, 4 where it has to wait there, and the count
+        of what is waiting (DynamoDB: their index entries).
         """
         from agno_docstores.errors import DuplicateError
 
@@ -150,28 +242,66 @@ class Jobs:
         row = TABLE.new(row)
         if not isinstance(row["payload"], Mapping):
             raise TypeError(f"a job's payload must be a dict, not {type(row['payload']).__name__}")
-        ref = TABLE.ref(row["id"])
+        TABLE.ref(row["id"])
         existing = await self._submitted(row)
         if existing is not None:
             return {"accepted": False, "reason": "duplicate", "job": existing}
         if max_depth > 0 and await self._waiting() >= max_depth:
             return {"accepted": False, "reason": "queue_full", "job": None}
-        session_id, ahead = _line(row), 0
-        if session_id is not None:
-            place = await turns.join(self.kernel, session_id, ref.id, self._in_line(session_id))
-            # No place: the job is there, which its insertion will tell.
-            ahead = place.ahead if place is not None else 0
-            row["payload"] = {**row["payload"], "session_seq": place.number if place is not None else 0}
+        session_id = _line(row) if row["status"] in LIVE else None
+        line = await turns.read(self.kernel, session_id) if session_id is not None else None
+        if line is not None:
+            row["payload"] = {**row["payload"], "session_seq": line.next}
         try:
-            stored = await self.jobs.insert(row, self._put_off(row, ahead))
+            stored, rev = await self.jobs.add(row, self._put_off(row) if line is not None and line.first else {})
         except DuplicateError as error:
-            await self._leave(row)
             existing = await self._submitted(row) if error.field is not None else None
             if existing is None:
                 raise
             return {"accepted": False, "reason": "duplicate", "job": existing}
-        await self._check_turn(session_id, ref.id, ahead)
+        if line is not None:
+            try:
+                stored = await self._stand(stored, rev, line)
+            except FAILURES:
+                what = f"job {row['id']!r} is not accepted, and not removed"
+                if await answered(self._take_back(stored, rev), True, what):
+                    raise
         return {"accepted": True, "reason": None, "job": stored}
+
+    async def _stand(self, row: Row, rev: Rev, line: turns.Line, *, found: bool | None = None) -> Row:
+        """Give a live job that has just been stored its place in its line, as read a moment before; the row then.
+        `found`: whether it is where it is looked for; by itself, if nobody was in line."""
+        session_id, id, number = line.session_id, row["id"], row["payload"]["session_seq"]
+        place = await turns.admit(self.kernel, session_id, id, None, _in_line(self.kernel, session_id), line)
+        waits = place.ahead > 0 and row["status"] == "queued"
+        found = line.first is None if found is None else found
+        if (found or row["status"] != "queued") and not waits and number == place.number:
+            return row
+
+        def numbered(row: Row) -> Row:
+            return {**row, "payload": {**row["payload"], "session_seq": place.number}}
+
+        async def attempt(fresh: bool) -> None:
+            if not fresh:
+                await self.kernel.commit([TABLE.put(numbered(row), rev, PARKED if waits else {})])
+                return
+            # Somebody has been at it since, and so it is for others to say where it waits.
+            stored = await self.kernel.get(TABLE.ref(id))
+            if stored is not None and (TABLE.row(stored)["payload"] or {}).get("session_seq") == number:
+                where = {name: stored.fields[name] for name in PARKED}
+                await self.kernel.commit([TABLE.put(numbered(TABLE.row(stored)), stored.rev, where)])
+
+        await self.kernel.transact(f"placing of job {id!r}", attempt)
+        return numbered(row)
+
+    async def _take_back(self, row: Row, rev: Rev) -> bool:
+        """Remove a job that could not be accepted; False if others have taken it up."""
+        try:
+            rev = await _end(self.kernel, row, rev)
+            await self.kernel.commit([Delete(TABLE.ref(row["id"]), rev)])
+        except Conflict:
+            return False
+        return True
 
     async def _submitted(self, row: Row) -> Row | None:
         """The job that was submitted under this one's key."""
@@ -182,12 +312,10 @@ class Jobs:
     async def _waiting(self) -> int:
         return await self.kernel.count(Query(JOBS, (Eq("status", "queued"),)))
 
-    def _put_off(self, row: Row, ahead: int) -> Fields:
-        """The place of a queued job with so many ahead of it in its line."""
-        if not ahead:
-            return {}
-        patience = min(PATIENCE * ahead, MOST_PATIENCE)
-        return {"due_at": max(as_int(row["available_at"]), self.kernel.now() + patience)}
+    def _put_off(self, row: Row) -> Fields:
+        """The place of a queued job that is about to get one in its line."""
+        later = self.kernel.now() + PATIENCE
+        return {"due_at": max(as_int(row["available_at"]), later)} if row["status"] == "queued" else {}
 
     # --- Work -------------------------------------------------------------------------------------------------------
 
@@ -199,10 +327,10 @@ class Jobs:
         if there is none, or others were faster.
 
         Of the 20 of each sort that have been due longest, the one that was created first (then by id); whoever loses it
-        to another worker goes for any of the rest. Of any number of workers one gets it. The cost does not depend on
-        how many wait, for their turn, for another deployment or for a later time: 2 requests for headers (4 with a
-        deployment; on DynamoDB each for each shard of the index), and 2; with a line 1 or 2 more. Raises on a failed
-        read: that is not "no work".
+        to another worker goes for any of the rest. Of any number of workers one gets it. The lock is as old as the
+        attempt to write it. The cost does not depend on how many wait, for their turn, for another deployment or for a
+        later time: 2 requests for headers (4 with a deployment; on DynamoDB each for each shard of the index), and 2;
+        with a line 1 more, or 2. Raises on a failed read: that is not "no work".
         """
         now = self.kernel.now()
         deployments = [None] if deployment_id is None else [None, label("deployment_id", deployment_id)]
@@ -219,7 +347,7 @@ class Jobs:
             candidates = [
                 (header, source) for (source, _), (found, _) in zip(pending, pages, strict=True) for header in found
             ]
-            claimed = await self._claim_one(candidates, worker_id, now)
+            claimed = await self._claim_one(candidates, worker_id)
             if claimed is not None:
                 return claimed
             pending = [
@@ -227,7 +355,7 @@ class Jobs:
             ]
         return None
 
-    async def _claim_one(self, candidates: list[tuple[Stored, Query]], worker_id: str, now: int) -> Row | None:
+    async def _claim_one(self, candidates: list[tuple[Stored, Query]], worker_id: str) -> Row | None:
         left = sorted(candidates, key=lambda found: (as_int(found[0].fields["created_at"]), found[0].ref.id))
         next = 0
         while left:
@@ -237,9 +365,11 @@ class Jobs:
                 if stored is None or not source.matches(stored):
                     raise Conflict([header.ref])
                 row = TABLE.row(stored)
-                if row["status"] == "queued" and not await self._may_start(stored, row):
+                available = as_int(row["available_at"]) <= self.kernel.now()
+                if not available or (row["status"] == "queued" and not await self._may_start(stored, row)):
                     next = 0
                     continue
+                now = self.kernel.now()
                 attempt = as_int(row["attempt"]) + 1
                 lock = {"locked_by": worker_id, "locked_at": now, "updated_at": now}
                 claimed = {**row, **lock, "status": "running", "attempt": attempt}
@@ -252,30 +382,25 @@ class Jobs:
         return None
 
     async def _may_start(self, stored: Stored, row: Row) -> bool:
-        """Whether it is a queued job's turn. If not, it is put off. Raises `Conflict` if it has changed meanwhile."""
+        """Whether it is a queued job's turn. If not, it waits to be called. Raises `Conflict` if it has changed since
+        it was read."""
         session_id = _line(row)
         if session_id is None:
             return True
         number = as_int(row["payload"].get("session_seq"))
-        ahead = await turns.admit(self.kernel, session_id, stored.ref.id, number, self._in_line(session_id))
-        if ahead:
-            await self.kernel.commit([TABLE.put(row, stored.rev, self._put_off(row, ahead))])
-        return not ahead
-
-    def _in_line(self, session_id: str) -> turns.Live:
-        async def live(job_id: str) -> bool:
-            row = await self.jobs.get(job_id)
-            return row is not None and row["status"] in LIVE and _line(row) == session_id
-
-        return live
+        live = _in_line(self.kernel, session_id)
+        place = await turns.admit(self.kernel, session_id, stored.ref.id, number, live)
+        if place.ahead:
+            await self.kernel.commit([TABLE.put(row, stored.rev, PARKED)])
+        return not place.ahead
 
     async def heartbeat_jobs(self, worker_id: str, job_ids: list[str]) -> int:
         """Say that a worker is still at work on these jobs; how many of them it holds. 2 requests for each. A failure
         is logged, and does not keep the others."""
-        now = self.kernel.now()
 
         def beat(row: Row) -> Row | None:
-            return {"locked_at": now} if row["locked_by"] == worker_id and row["status"] == "running" else None
+            held = row["locked_by"] == worker_id and row["status"] == "running"
+            return {"locked_at": self.kernel.now()} if held else None
 
         beats = (
             answered(self.jobs.change(id, beat), None, f"heartbeat of job {id!r} failed")
@@ -287,27 +412,30 @@ class Jobs:
         self, job_id: str, worker_id: str, attempt: int, status: str, error: str | None = None
     ) -> bool:
         """End a job ("completed", "failed", "cancelled") or pause it ("paused"); whether this worker holds it, in this
-        attempt. Raises `ValueError` for another status. A failure is logged, and False. 2 requests; 5 more where its
-        session has a line."""
+        attempt. Raises `ValueError` for another status. A failure is logged, and False. 2 requests; 4 more where it
+        ends and takes turns, 6 where another waits for it."""
         if status not in ENDED and status != "paused":
             raise ValueError(f"a job is not completed as {status!r}")
-        ended = self._ended(status, error)
-        work = self._change(job_id, lambda row: ended if _held(row, worker_id, attempt) else None)
+
+        def ended(row: Row) -> Row | None:
+            return self._ended(status, error) if _held(row, worker_id, attempt) else None
+
+        work = self._change(job_id, ended)
         return await answered(work, None, f"job {job_id!r} was not settled as {status!r}") is not None
 
     async def retry_or_fail_job(
         self, job_id: str, worker_id: str, attempt: int, error: str, retry_delay_seconds: int = 30
     ) -> str | None:
         """Give a job back: "queued", to be available again after the delay, if it has attempts left, else "failed".
-        None if this worker does not hold it in this attempt; a failure is logged, and None. 2 requests; 5 more if it
-        failed and its session has a line."""
-        now = self.kernel.now()
+        None if this worker does not hold it in this attempt; a failure is logged, and None. 2 requests; 4 to 6 more if
+        it failed and takes turns."""
 
         def given_back(row: Row) -> Row | None:
             if not _held(row, worker_id, attempt):
                 return None
             if as_int(row["attempt"]) >= as_int(row["max_attempts"]):
                 return self._ended("failed", error)
+            now = self.kernel.now()
             free = {"locked_by": None, "locked_at": None}
             available = now + retry_delay_seconds
             return {"status": "queued", "error": error, **free, "available_at": available, "updated_at": now}
@@ -322,53 +450,35 @@ class Jobs:
 
     async def _change(self, job_id: str, decide: Callable[[Row], Mapping[str, Any] | None]) -> Row | None:
         """Change a job in one step; if that ends it, the next one of its session has its turn."""
-        row = await self.jobs.change(job_id, decide)
-        if row is not None and row["status"] in ENDED:
-            # The job has ended, whatever comes of this: the next one looks for itself before long.
-            await answered(self._leave(row), None, f"the turn of the job after {job_id!r} was not called")
+        changed = await self.jobs.step(job_id, decide)
+        if changed is None:
+            return None
+        row, rev = changed
+        if row["status"] in ENDED and _line(row) is not None:
+            # The job has ended, whatever comes of this: a sweep makes up for it.
+            await answered(_announce(self.kernel, row, rev), None, f"the job after {job_id!r} was not called")
         return row
-
-    async def _leave(self, row: Row) -> None:
-        session_id = _line(row)
-        if session_id is None:
-            return
-        first = await turns.leave(self.kernel, session_id, row["id"], self._in_line(session_id))
-        if first is not None:
-            await self._call(first)
-
-    async def _call(self, job_id: str) -> None:
-        """Have a job looked at now: to write it as it is undoes that it was put off."""
-        await self.jobs.change(job_id, lambda row: {} if row["status"] == "queued" else None)
-
-    async def _check_turn(self, session_id: str | None, job_id: str, ahead: int) -> None:
-        """Whoever was ahead may have ended after this job came into line and before it was stored, and called in
-        vain. The job is accepted, whatever comes of this."""
-        if session_id is None or not ahead:
-            return
-
-        async def check() -> None:
-            if (await turns.read(self.kernel, session_id)).first == job_id:
-                await self._call(job_id)
-
-        await answered(check(), None, f"the turn of job {job_id!r} was not looked up")
 
     # --- Pauses, cancellation, repetition ---------------------------------------------------------------------------
 
     async def settle_paused_job(self, job_id: str, status: str, error: str | None = None) -> bool:
         """End a paused job; whether it was paused, and the status is one that ends it. A failure is logged, and False.
-        2 requests; 5 more where its session has a line."""
+        2 requests; 4 to 6 more where it takes turns."""
         if status not in ENDED:
             return False
-        ended = self._ended(status, error)
-        work = self._change(job_id, lambda row: ended if row["status"] == "paused" else None)
+        work = self._change(job_id, lambda row: self._ended(status, error) if row["status"] == "paused" else None)
         return await answered(work, None, f"job {job_id!r} was not settled as {status!r}") is not None
 
     async def cancel_job(self, job_id: str) -> bool:
         """Cancel a job that is queued or paused, so that it will not run (again); whether it was. A failure is logged,
-        and False. 2 requests; 5 more where its session has a line."""
-        now = self.kernel.now()
-        columns = {"status": "cancelled", "completed_at": now, "updated_at": now}
-        work = self._change(job_id, lambda row: columns if row["status"] in ("queued", "paused") else None)
+        and False. 2 requests; 4 to 6 more where it takes turns."""
+
+        def cancelled(row: Row) -> Row | None:
+            now = self.kernel.now()
+            columns = {"status": "cancelled", "completed_at": now, "updated_at": now}
+            return columns if row["status"] in ("queued", "paused") else None
+
+        work = self._change(job_id, cancelled)
         return await answered(work, None, f"job {job_id!r} was not cancelled") is not None
 
     async def continue_job(self, job_id: str, continue_payload: Row) -> Row:
@@ -394,29 +504,40 @@ class Jobs:
 
     async def requeue_job(self, job_id: str) -> bool:
         """Queue a failed or cancelled job for one more attempt, behind what its session has in line; whether it was
-        one. A failure is logged, and False. 2 requests, 3 more where it takes turns."""
+        one. A failure is logged, and False. 2 requests, 5 where it takes turns, 6 where it has to wait."""
         return await answered(self._requeue(job_id), False, f"job {job_id!r} was not queued again")
 
     async def _requeue(self, job_id: str) -> bool:
+        if job_id == "":
+            return False
         ref = TABLE.ref(job_id)
 
-        async def attempt(fresh: bool) -> bool:
+        async def attempt(fresh: bool) -> tuple[Row, Rev, turns.Line | None] | None:
             stored = await self.kernel.get(ref)
             row = TABLE.row(stored) if stored is not None else None
             if stored is None or row is None or row["status"] not in ("failed", "cancelled"):
-                return False
-            after, session_id, ahead = {**row, **self._once_more(row)}, _line(row), 0
+                return None
+            after, session_id, line = {**row, **self._once_more(row)}, _line(row), None
+            also: Fields = {}
             if session_id is not None:
-                place = await turns.join(self.kernel, session_id, job_id, self._in_line(session_id))
-                if place is None:
-                    return False
-                ahead = place.ahead
-                after["payload"] = {**row["payload"], "session_seq": place.number}
-            await self.kernel.commit([TABLE.put(after, stored.rev, self._put_off(after, ahead))])
-            await self._check_turn(session_id, job_id, ahead)
-            return True
+                left = await turns.leave(self.kernel, session_id, job_id, _in_line(self.kernel, session_id))
+                if left.there or stored.fields["queue"] != _queue("ended"):
+                    await _call_next(self.kernel, job_id, left)
+                line = await turns.read(self.kernel, session_id) if left.there else left.line
+                after["payload"] = {**row["payload"], "session_seq": line.next}
+                also = self._put_off(after)  # nobody is to claim it out of line
+            (rev,) = await self.kernel.commit([TABLE.put(after, stored.rev, also)])
+            assert rev is not None
+            return after, rev, line
 
-        return await self.kernel.transact(f"requeueing of job {job_id!r}", attempt)
+        changed = await self.kernel.transact(f"requeueing of job {job_id!r}", attempt)
+        if changed is None:
+            return False
+        after, rev, line = changed
+        if line is not None:
+            # It is queued, whatever comes of this: who looks for work comes across it before long.
+            await answered(self._stand(after, rev, line, found=False), None, f"job {job_id!r} was given no place")
+        return True
 
     def _once_more(self, row: Row) -> Row:
         now = self.kernel.now()
@@ -429,17 +550,38 @@ class Jobs:
     async def sweep_exhausted_jobs(self, lock_grace_seconds: int = 60, limit: int = 20) -> list[Row]:
         """Running jobs whose worker has not been heard of for the grace and that have no attempt left, the longest
         first. Eventually consistent on DynamoDB. 1 request (DynamoDB: one for each shard of the index, and 1). Raises
-        on a failed read."""
-        stale = Range("due_at", None, self.kernel.now() - lock_grace_seconds)
-        query = Query(JOBS, (Eq("queue", _queue("exhausted")), stale), "due_at")
-        return [TABLE.row(stored) for stored in await self.kernel.page(query, limit=limit)]
+        on a failed read.
+
+        Where somebody ended a job so long ago, and died before he had called the next of its session, it is called
+        here, up to 8 requests: so a turn that was lost is delayed by the grace and the time until the next sweep. A
+        failure of that is logged, and the next sweep tries again.
+        """
+        return await self._sweep(self.kernel.now() - lock_grace_seconds, limit)
+
+    async def _sweep(self, until: int, limit: int | None) -> list[Row]:
+        query = Query(JOBS, (Eq("queue", _queue("exhausted")), Range("due_at", None, until)), "due_at")
+        rows: list[Row] = []
+        cursor: Any = None
+        while limit is None or len(rows) < limit:
+            page = CLEANUP_PAGE if limit is None else limit - len(rows)
+            found, cursor = await self.kernel.stretch(query, cursor, page)
+            for stored in found:
+                row = TABLE.row(stored)
+                if row["status"] in ENDED:
+                    what = f"the job after {stored.ref.id!r} was not called"
+                    await answered(_announce(self.kernel, row, stored.rev), None, what)
+                else:
+                    rows.append(row)
+            if cursor is None:
+                break
+        return rows
 
     async def acquire_sweep(self, job_id: str, worker_id: str, lock_grace_seconds: int = 60) -> bool:
         """Take over a job that `sweep_exhausted_jobs` would name; whether it still is one. Of several workers one gets
         it. A failure is logged, and False. 2 requests."""
-        now = self.kernel.now()
 
         def taken(row: Row) -> Row | None:
+            now = self.kernel.now()
             stale = row["locked_at"] is not None and as_int(row["locked_at"]) <= now - lock_grace_seconds
             if row["status"] != "running" or not stale or as_int(row["attempt"]) < as_int(row["max_attempts"]):
                 return None
@@ -449,25 +591,27 @@ class Jobs:
 
     async def settle_swept_job(self, job_id: str, worker_id: str, status: str, error: str | None = None) -> bool:
         """End or pause a job that this worker has taken over; whether it holds it, and the status is one of these. A
-        failure is logged, and False. 2 requests; 5 more where its session has a line."""
+        failure is logged, and False. 2 requests; 4 to 6 more where it ends and takes turns."""
         if status not in ENDED and status != "paused":
             return False
-        ended = self._ended(status, error)
 
         def settled(row: Row) -> Row | None:
-            return ended if row["status"] == "running" and row["locked_by"] == worker_id else None
+            held = row["status"] == "running" and row["locked_by"] == worker_id
+            return self._ended(status, error) if held else None
 
         what = f"job {job_id!r} was not settled as {status!r}"
         return await answered(self._change(job_id, settled), None, what) is not None
 
     async def cleanup_jobs(self, older_than_seconds: int = 86400) -> int:
         """Delete jobs that ended so long ago, never a paused one; how many. What an interrupted call leaves, its
-        repetition removes; a failure is logged, and 0. 1 request for 100 jobs, 1 for each, 1 for each turn."""
+        repetition removes; a failure is logged, and 0. 1 request, 1 for 100 jobs, 1 for each, 1
+        for each turn."""
         return await answered(self._cleanup(older_than_seconds), 0, "the queue was not cleaned of all that has ended")
 
     async def _cleanup(self, older_than_seconds: int) -> int:
-        long_ago = Range("due_at", None, self.kernel.now() - older_than_seconds)
-        query = Query(JOBS, (Eq("queue", _queue("ended")), long_ago), "due_at")
+        until = self.kernel.now() - older_than_seconds
+        await self._sweep(until, None)  # among them may be what has ended, and its session does not know
+        query = Query(JOBS, (Eq("queue", _queue("ended")), Range("due_at", None, until)), "due_at")
         removed, cursor = 0, None
         while True:
             found, cursor = await self.kernel.stretch(query, cursor, CLEANUP_PAGE)
@@ -478,8 +622,8 @@ class Jobs:
     async def _delete(self, record: Stored) -> bool:
         session_id = _line(TABLE.row(record))
         if session_id is not None:
-            # Whoever ended it may have come to no more. The place first: so the job is there to find it by.
-            await turns.leave(self.kernel, session_id, record.ref.id, self._in_line(session_id))
+            # Who was about to claim it when it ended may have put it in line again.
+            await turns.leave(self.kernel, session_id, record.ref.id, _in_line(self.kernel, session_id))
         try:
             await self.kernel.commit([Delete(record.ref, record.rev)])
         except Conflict:  # it was queued again meanwhile, or another worker cleans up as well
@@ -501,7 +645,7 @@ class Jobs:
         session_id = _line(row) if row is not None and row["status"] == "queued" else None
         if session_id is None:
             return None
-        return await turns.blocker(self.kernel, session_id, job_id, self._in_line(session_id))
+        return await turns.blocker(self.kernel, session_id, job_id, _in_line(self.kernel, session_id))
 
     async def count_queued_jobs(self) -> int:
         """How many jobs are queued. Eventually consistent on DynamoDB. The store's own count in 1 request. A failure
@@ -521,21 +665,29 @@ class Jobs:
         raise_on_error: bool = False,
     ) -> tuple[list[Row], int]:
         """A page of jobs, the latest first, and how many match in all; every filter given is applied, a list as "one of
-        these". Eventually consistent on DynamoDB. 1 to 3 requests by one filter and `created_at`; else the headers of
-        what the most selective filter leaves. A failed read is logged, and empty, unless `raise_on_error`."""
-        where: list[Condition] = [] if user_id is None else [Eq("user_id", owner(user_id))]
+        these". Jobs that tie are in the order of their ids, whichever way is sorted, and so are all without a column to
+        sort by; null comes last, or downwards first. Eventually consistent on DynamoDB. 1 to 6 requests by one filter
+        and `created_at`, for which all jobs of the page's first and last second are looked at; else the headers of what
+        the most selective filter leaves, or by a column that those have not, the jobs. A failed read is logged, and
+        empty, unless `raise_on_error`."""
+        where: list[Condition] = [] if user_id is None else [Eq("user_id", label("user_id", user_id))]
         for name, given in (("status", status), ("session_id", session_id)):
             if given is not None:
                 values = [given] if isinstance(given, str) else list(given)
                 if not values:
                     return [], 0
                 where.append(In(name, tuple(label(name, value) for value in values)))
-        sort, descending = order_of(sort_by, sort_order, JOBS.fields, "id", ("created_at", True))
+        sort, descending = order_of(sort_by, sort_order, SORTABLE, "id", ("id", False))
         query = Query(JOBS, tuple(where), sort, descending)
 
         async def listed() -> tuple[list[Row], int]:
-            found, total = await page_and_total(self.kernel, query, "created_at", limit, max(page, 1))
-            return [TABLE.row(stored) for stored in found], total
+            if sort in JOBS.fields or sort == "id":
+                found, total = await page_by_id_where_tied(self.kernel, query, limit, max(page, 1))
+                return [TABLE.row(stored) for stored in found], total
+            offset, end = stretch(limit, max(page, 1))
+            rows = [TABLE.row(stored) for stored in await self.kernel.page(replace(query, sort="id", descending=False))]
+            rows.sort(key=lambda row: (row[sort] is None, rank(row[sort])), reverse=descending)
+            return rows[offset:end], len(rows)
 
         return await listed() if raise_on_error else await answered(listed(), ([], 0), "jobs could not be listed")
 

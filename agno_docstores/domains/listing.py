@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from enum import Enum
+from itertools import groupby
 from typing import Any
 
 from agno.db.utils import validate_pagination
@@ -106,7 +107,44 @@ async def page_and_total(
     return await _whole(kernel, query, found[offset:end]), len(found)
 
 
-async def _sorted(kernel: Kernel, query: Query, natural: str) -> list[Stored]:
+async def page_by_id_where_tied(
+    kernel: Kernel, query: Query, limit: int | None, page: int | None
+) -> tuple[list[Stored], int]:
+    """The same with records that tie in the order of their ids, whichever way is sorted, and null last, or downwards
+    first: as in SQL, where the id is appended to the order. Where an index gives the order, it gives ties downwards as
+    well: so all that tie with the page's first and its last are looked at besides, 2 requests, and 1 for those of them
+    that come instead of others."""
+    offset, end = stretch(limit, page)
+    if not kernel.plan(query).ordered:
+        found = await _sorted(kernel, query, "id", null_last=True)
+        return await _whole(kernel, query, found[offset:end]), len(found)
+    found, total = await kernel.page_and_total(query, offset=offset, limit=limit)
+    if not query.descending or not found:
+        return found, total
+    column = str(query.sort)
+    edges = [found[0]] * (offset > 0) + [found[-1]] * (offset + len(found) < total)
+    values = list(dict.fromkeys(_column(record, column) for record in edges))
+    groups = await kernel.io.gather(
+        *(
+            kernel.page(replace(query, where=(*query.where, Range(column, value, value))), body=False)
+            for value in values
+        )
+    )
+    tied = dict(zip(values, groups, strict=True))
+    known = {record.ref.id: record for record in found}
+    placed: list[Stored] = []
+    for value, same in groupby(found, lambda record: _column(record, column)):
+        here = list(same)
+        group = tied.get(value, here)
+        ids = [record.ref.id for record in group]
+        first = ids.index(here[0].ref.id) if here[0].ref.id in ids else 0
+        placed += sorted(group, key=lambda record: record.ref.id)[first : first + len(here)]
+    missing = [record for record in placed if record.ref.id not in known]
+    known |= {record.ref.id: record for record in await _whole(kernel, query, missing)}
+    return [known[record.ref.id] for record in placed if record.ref.id in known], total
+
+
+async def _sorted(kernel: Kernel, query: Query, natural: str, *, null_last: bool = False) -> list[Stored]:
     """All that match, in order: headers, or whole records where those are needed to tell."""
     column = str(query.sort)
     needs_body = query.test is not None or column in query.kind.body
@@ -114,7 +152,12 @@ async def _sorted(kernel: Kernel, query: Query, natural: str) -> list[Stored]:
     # An index entry may lack what changes often.
     if column != "id" and not needs_body and any(column not in record.fields for record in found):
         found = await _whole(kernel, query, found)
-    return sorted(found, key=lambda record: rank(_column(record, column)), reverse=query.descending)
+
+    def key(record: Stored) -> tuple[bool, tuple[int, Any]]:
+        value = _column(record, column)
+        return null_last and value is None, rank(value)
+
+    return sorted(found, key=key, reverse=query.descending)
 
 
 async def _whole(kernel: Kernel, query: Query, found: Sequence[Stored]) -> list[Stored]:

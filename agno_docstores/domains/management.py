@@ -19,7 +19,8 @@ from agno.run.agent import RunOutput
 from agno.run.team import TeamRunOutput
 from agno.run.workflow import WorkflowRunOutput
 
-from agno_docstores import catalog, turns
+from agno_docstores import catalog
+from agno_docstores.domains.jobs import withdraw
 from agno_docstores.domains.owned import owner
 from agno_docstores.domains.runs import to_row
 from agno_docstores.domains.sessions import run_dicts
@@ -368,9 +369,8 @@ class Management:
                 return False
             if record.ref.kind == TRACES.name:
                 await self.kernel.purge_children(record.ref.id, SPANS, SPANS.index("trace_started"))
-            if record.ref.kind == JOBS.name:
-                await turns.withdraw(self.kernel, str(record.fields["session_id"]), record.ref.id)
-            await self.kernel.commit([Delete(record.ref, record.rev)])
+            rev = await withdraw(self.kernel, record) if record.ref.kind == JOBS.name else record.rev
+            await self.kernel.commit([Delete(record.ref, rev)])
             self.kernel.recent.forget(record.ref)
             return True
 

@@ -13,6 +13,7 @@ from typing import Any
 from agno.db.schemas.scheduler import build_run_endpoint, validate_schedule_update
 
 from agno_docstores import keys
+from agno_docstores.domains.listing import label
 from agno_docstores.domains.owned import owner
 from agno_docstores.errors import Conflict, ScheduleNotFoundError
 from agno_docstores.kernel import Kernel, Query
@@ -34,6 +35,7 @@ PROVENANCE = frozenset(
     }
 )
 CANDIDATES = 20  # due schedules that are looked at together for one to claim
+GRACE = 300  # seconds after which Agno has a lock taken over: what the place of a locked schedule reckons with
 
 
 def _name_of(user_id: Any, name: Any) -> str:
@@ -47,8 +49,10 @@ def _derived(row: Row) -> Mapping[str, FieldValue]:
     elif row["locked_by"] is None:
         queue, due = "waiting", row["next_run_at"]
     else:
-        # Apart, so that no claim has to look through what others are at work on.
+        # Apart, so that no claim has to look through what others are at work on; nor, where it was put off while it
+        # was locked, through what is not due.
         queue, due = "claimed", row["locked_at"]
+        due = None if due is None else max(as_int(due), as_int(row["next_run_at"]) - GRACE)
     return {
         "unique_name": _name_of(row["user_id"], row["name"]),
         "queue": queue,
@@ -147,6 +151,8 @@ class Schedules:
     async def get_schedule_by_name(self, name: str, user_id: str | None = None) -> Row | None:
         """The schedule of this name that is `user_id`'s; without a user, nobody's. 2 requests. A failed read is logged,
         and None."""
+        if user_id == "":
+            return None
         what = f"schedule {name!r} of {user_id!r} could not be read"
         return await answered(self._named(_name_of(user_id, name)), None, what)
 
@@ -165,9 +171,9 @@ class Schedules:
         raise_on_error: bool = False,
     ) -> tuple[list[Row], int]:
         """A page of schedules, the latest first, and how many match in all. Eventually consistent on DynamoDB. 1 to 3
-        requests; by `enabled`, the headers of the user's, or of all. A failed read is logged, and empty, unless
+        requests; by `enabled` and a user, the headers of his. A failed read is logged, and empty, unless
         `raise_on_error`."""
-        where: list[Condition] = [] if user_id is None else [Eq("user_id", owner(user_id))]
+        where: list[Condition] = [] if user_id is None else [Eq("user_id", label("user_id", user_id))]
         if enabled is not None:
             where.append(Eq("enabled", enabled))
         work = self.schedules.page(where, "created_at", limit, page)
@@ -178,26 +184,39 @@ class Schedules:
     async def create_schedule(self, schedule_data: Row) -> Row:
         """Store a new schedule, as given; what was given. Raises `DuplicateError`, which Agno takes for a unique
         violation, if the id is in use, or the owner has a schedule of this name; `ValueError` for a column that there
-        is not, or that is missing. 1 request."""
+        is not, or that is missing. 2 requests.
+
+        A run that was there before belongs to another schedule of that id, and its creator died before he saw that this
+        one was gone: it is removed. A failure of that is logged."""
+        id = SCHEDULE_TABLE.ref(SCHEDULE_TABLE.new(schedule_data)["id"]).id
+        before = await self.kernel.page(Query(SCHEDULE_RUNS, (Eq("schedule_id", id),), "created_at"), body=False)
+        # It is new, so there was none of that id, and what was read before is nobody's.
         await self.schedules.insert(schedule_data)
+        await answered(self._remove_runs(before), 0, f"runs of a former schedule {id!r} were not removed")
         return schedule_data
 
     async def update_schedule(self, /, schedule_id: str, user_id: str | None = None, **kwargs: Any) -> Row | None:
         """Change a schedule's mutable columns; the row then, None if there is none or it is not `user_id`'s.
 
-        `updated_at` becomes now (epoch s); enabling clears `disabled_reason`. Raises `ValueError` for other columns,
-        `DuplicateError` for a name that the owner has given already. Another failure is logged, and None. 2 requests.
+        `updated_at` becomes now (epoch s); enabling clears `disabled_reason`. Raises `ValueError` for other columns and
+        for a null in one that may have none, `DuplicateError` for a name that the owner has given already. Another
+        failure is logged, and None. 2 requests.
         """
         validate_schedule_update(kwargs)
         if kwargs.get("enabled") is True:
             kwargs.setdefault("disabled_reason", None)
-        columns = {**kwargs, "updated_at": self.kernel.now()}
-        work = self.schedules.change(schedule_id, lambda row: columns if _owned(row, user_id) else None)
+
+        def changed(row: Row) -> Row | None:
+            return {**kwargs, "updated_at": self.kernel.now()} if _owned(row, user_id) else None
+
+        work = self.schedules.change(schedule_id, changed)
         return await answered(work, None, f"schedule {schedule_id!r} was not changed")
 
     async def delete_schedule(self, schedule_id: str, user_id: str | None = None) -> bool:
-        """Delete a schedule and its runs; whether it was there and `user_id`'s. What an interrupted call leaves, its
-        repetition removes. A failure is logged, and False. 5 requests, and the runs."""
+        """Delete a schedule and its runs, whosever they are; whether it was there and `user_id`'s. What an interrupted
+        call leaves, its repetition removes. A failure is logged, and False. 5 requests, and the runs."""
+        if schedule_id == "":
+            return False
         return await answered(self._delete(schedule_id, user_id), False, f"schedule {schedule_id!r} was not deleted")
 
     async def _delete(self, schedule_id: str, user_id: str | None) -> bool:
@@ -205,9 +224,7 @@ class Schedules:
         if found is not None and not _owned(found, user_id):
             return False
         # The runs first: so the schedule is there to find them by until all are gone.
-        where: list[Condition] = [Eq("schedule_id", schedule_id)]
-        if user_id is not None:
-            where.append(Eq("user_id", owner(user_id)))
+        where = (Eq("schedule_id", schedule_id),)
         await self._delete_runs(where)
         gone = await self.schedules.delete(schedule_id, lambda row: _owned(row, user_id))
         # Whoever stores a run looks afterwards whether the schedule is there; of those who still saw it, this is rid.
@@ -238,15 +255,17 @@ class Schedules:
         """Claim the schedule that has been due longest, enabled, and not locked, or locked longer ago than the grace;
         the row as claimed, None if there is none, or others were faster.
 
-        Of any number of workers one gets it: the conditions are checked again in the step that takes the lock. Of more
-        than 20 whose locks have run out, those locked longest ago are looked at first. Raises on a failed read: that is
-        not "nothing due". 3 requests, whatever is locked or due later (DynamoDB: two for each of the `listing_shards`,
-        and 1), and one more for each schedule that another worker took first.
+        Of any number of workers one gets it: the conditions are checked again in the step that takes the lock, which is
+        as old as that step. Of more than 20 whose locks have run out, those locked longest ago are looked at first.
+        Raises on a failed read: that is not "nothing due". 3 requests, whatever is locked or due later (DynamoDB: two
+        for each of the `listing_shards`, and 1), and one more for each schedule that another worker took first. With
+        another grace than Agno's 300 s also what was locked between the two, or is left locked and due within their
+        difference, is looked at.
         """
         now = self.kernel.now()
         pending: list[tuple[Query, Any]] = [
             (Query(SCHEDULES, (Eq("queue", queue), Range("due_at", None, until)), "due_at"), None)
-            for queue, until in (("waiting", now), ("claimed", now - lock_grace_seconds))
+            for queue, until in (("waiting", now), ("claimed", now - min(lock_grace_seconds, GRACE)))
         ]
         while pending:
             pages = await self.kernel.io.gather(
@@ -255,7 +274,7 @@ class Schedules:
             candidates = [(SCHEDULE_TABLE.row(stored), stored) for found, _ in pages for stored in found]
             due = [(row, stored) for row, stored in candidates if _claimable(row, now, lock_grace_seconds)]
             for row, stored in sorted(due, key=lambda one: (as_int(one[0]["next_run_at"]), one[1].ref.id)):
-                claimed = {**row, "locked_by": worker_id, "locked_at": now}
+                claimed = {**row, "locked_by": worker_id, "locked_at": self.kernel.now()}
                 try:
                     await self.kernel.commit([SCHEDULE_TABLE.put(claimed, stored.rev)])
                 except Conflict:
@@ -299,6 +318,7 @@ class Schedules:
     async def create_schedule_run(self, run_data: Row) -> Row:
         """Store a new run of a schedule, as given; what was given. Raises as `create_schedule`, and
         `ScheduleNotFoundError`. 2 requests."""
+        check_id("schedule_id", RUN_TABLE.new(run_data)["schedule_id"])
         row = await self.runs.insert(run_data)
         if await self.schedules.get(row["schedule_id"]) is None:
             await self.runs.delete(row["id"])
@@ -306,11 +326,15 @@ class Schedules:
         return run_data
 
     async def update_schedule_run(self, /, schedule_run_id: str, **kwargs: Any) -> Row | None:
-        """Change columns of a run; the row then. None if there is no such run or column; a failure is logged, and None.
-        2 requests."""
-        if set(kwargs) - set(RUN_TABLE.columns):
+        """Change columns of a run; the row then. None if there is no such run or column, or what has to be there is to
+        be null; it stays the run of its schedule. A failure is logged, and None. 2 requests."""
+        if not RUN_TABLE.allows(schedule_run_id, kwargs):
             return None
-        work = self.runs.change(schedule_run_id, lambda row: kwargs)
+
+        def changed(row: Row) -> Row | None:
+            return kwargs if kwargs.get("schedule_id", row["schedule_id"]) == row["schedule_id"] else None
+
+        work = self.runs.change(schedule_run_id, changed)
         return await answered(work, None, f"schedule run {schedule_run_id!r} was not changed")
 
     async def get_schedule_run(self, run_id: str, user_id: str | None = None) -> Row | None:
@@ -324,9 +348,11 @@ class Schedules:
     ) -> tuple[list[Row], int]:
         """A page of a schedule's runs, the latest first, and how many there are. Strongly consistent. 1 to 3 requests;
         of a user, the headers of the schedule's. A failed read is logged, and empty."""
+        if schedule_id == "":
+            return [], 0
         where: list[Condition] = [Eq("schedule_id", check_id("schedule_id", schedule_id))]
         if user_id is not None:
-            where.append(Eq("user_id", owner(user_id)))
+            where.append(Eq("user_id", label("user_id", user_id)))
         work = self.runs.page(where, "created_at", limit, page)
         return await answered(work, ([], 0), f"runs of schedule {schedule_id!r} could not be listed")
 
@@ -345,18 +371,24 @@ class Schedules:
             rows = await self.runs.all(same, "triggered_at")
             return max(rows, key=lambda row: (as_int(row["created_at"]), row["id"]), default=None)
 
-        ids = [check_id("schedule_id", id) for id in dict.fromkeys(schedule_ids)]
+        ids = [check_id("schedule_id", id) for id in dict.fromkeys(schedule_ids) if id != ""]
         rows = await self.kernel.io.gather(*map(latest, ids))
         return {id: row for id, row in zip(ids, rows, strict=True) if row is not None}
 
     async def delete_schedule_runs(self, schedule_id: str, *, before: int) -> int:
         """Delete the runs of a schedule that were completed before a time (epoch s); how many. A failure raises;
         repeating the call goes on. The headers of the schedule's runs, and batches."""
+        if schedule_id == "":
+            return 0
         completed = Range("completed_at", None, before - 1)
         return await self._delete_runs((Eq("schedule_id", check_id("schedule_id", schedule_id)), completed))
 
     async def _delete_runs(self, where: Sequence[Condition]) -> int:
-        found: list[Stored] = await self.kernel.page(Query(SCHEDULE_RUNS, tuple(where), "created_at"), body=False)
+        return await self._remove_runs(
+            await self.kernel.page(Query(SCHEDULE_RUNS, tuple(where), "created_at"), body=False)
+        )
+
+    async def _remove_runs(self, found: Sequence[Stored]) -> int:
         failed = await self.kernel.write_many(Delete(record.ref) for record in found)
         if failed:
             raise failed[0].error
@@ -364,7 +396,7 @@ class Schedules:
 
 
 def _owned(row: Row, user_id: Any) -> bool:
-    return user_id is None or row["user_id"] == owner(user_id)
+    return user_id is None or row["user_id"] == label("user_id", user_id)
 
 
 def _claimable(row: Row, now: int, grace: int) -> bool:

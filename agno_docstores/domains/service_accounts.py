@@ -12,7 +12,7 @@ from typing import Any
 
 from agno.db.schemas.service_accounts import resolve_service_account_sort_column, validate_service_account_update
 
-from agno_docstores.domains.listing import ascending
+from agno_docstores.domains.listing import ascending, label
 from agno_docstores.domains.owned import owner
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
@@ -65,11 +65,17 @@ class ServiceAccounts:
         and None, as the contract has it."""
         what = f"service account {service_account_id!r} could not be read"
         found = await answered(self.accounts.get(service_account_id), None, what)
-        return found if found is not None and (user_id is None or found["user_id"] in (None, owner(user_id))) else None
+        return (
+            found
+            if found is not None and (user_id is None or found["user_id"] in (None, label("user_id", user_id)))
+            else None
+        )
 
     async def get_service_account_by_token_hash(self, token_hash: str) -> Row | None:
         """The account that this is the token of, also a revoked one; None if there is none. Linearizable: a revocation
         holds for whoever asks after it. 2 requests. Raises on a failed read."""
+        if token_hash == "":
+            return None
         id = await holder(self.kernel, SERVICE_ACCOUNTS, "token_hash", check_id("token_hash", token_hash))
         row = await self.accounts.get(id) if id is not None else None
         return row if row is not None and row["token_hash"] == token_hash else None
@@ -77,6 +83,8 @@ class ServiceAccounts:
     async def get_service_account_by_name(self, name: str, include_revoked: bool = False) -> Row | None:
         """The active account of this name, by linearizable reads; with `include_revoked` the one created last of all
         that have it, eventually consistent on DynamoDB. 2 requests. A failed read is logged, and None."""
+        if name == "":
+            return None
         work = self._latest(name) if include_revoked else self._active(name)
         return await answered(work, None, f"service account {name!r} could not be read")
 
@@ -102,7 +110,7 @@ class ServiceAccounts:
         """A page of accounts and how many match in all; with a user, his and nobody's. Sorted by `created_at`, `name`,
         `last_used_at` or `expires_at`, then id; by another column as by the first. Eventually consistent on DynamoDB.
         1 to 3 requests by `created_at`, else all that match are looked at. A failed read is logged, and empty."""
-        where: list[Condition] = [] if user_id is None else [In("owner", (owner(user_id), ""))]
+        where: list[Condition] = [] if user_id is None else [In("owner", (label("user_id", user_id), ""))]
         if not include_revoked:
             where.append(Eq("active", True))
         column, descending = resolve_service_account_sort_column(sort_by), not ascending(sort_order)

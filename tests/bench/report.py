@@ -21,6 +21,7 @@ PARTS = {
     "cost": "make bench ARGS='--page docs/cost.md'",
     "growth": "python -m tests.bench.growth --page docs/scale.md",
     "scale": "python -m tests.bench.scale --page docs/scale.md",
+    "queue": "python -m tests.bench.scale --page docs/scale.md",
 }
 KB = 1024
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agno.db.schemas.jobs import QueuedJob
 from google.cloud.firestore_v1 import types
 
 from agno_docstores import keys
@@ -47,6 +48,8 @@ DOCUMENT_WRITES, ASCENDING_WRITES = 1, 500  # https://cloud.google.com/firestore
 
 TRACED = ((2, 1), (4, 1), (8, 1), (16, 1))  # `component_shards` does not divide traces
 SPANS_EACH = 5  # of a traced turn
+QUEUES = ((1, 1), (2, 1), (4, 1), (8, 1))  # nor the queue
+JOBS, WAVE = 1_000, 20  # of which so many are in the queue at a time
 
 Change = tuple[Stored | None, Write]  # what was there, and what is written
 
@@ -248,6 +251,29 @@ def replay_traces(turns: int, *watchers: Any, spans: int = SPANS_EACH) -> None:
         )
 
 
+def replay_jobs(jobs: int, *watchers: Any) -> None:
+    """What the durable queue writes of so many background runs, each a turn of its session: accepted, claimed, one
+    heartbeat, its end, its removal."""
+    db: Any = SinkDocstore(*watchers)
+    for start in range(0, jobs, WAVE):
+        ids = [keys.digest(f"job {number}") for number in range(start, min(start + WAVE, jobs))]
+        for id in ids:
+            payload = {"input": prose(KB, 1), "serialize_session": True}
+            db.enqueue_job(QueuedJob(id, "agent", "agent-1", f"session-{id}", user_id=id, payload=payload).to_dict())
+        for _ in ids:
+            job = db.claim_job("worker")
+            db.heartbeat_jobs("worker", [job["id"]])
+            db.complete_job(job["id"], "worker", 1, "completed")
+        assert db.cleanup_jobs(0) == len(ids)
+
+
+def queue_markdown(jobs: int, loads: Sequence[DynamoLoad]) -> str:
+    told = (
+        f"{RATE:,} background runs a second through the durable queue, each a turn of its session; what the queue adds."
+    )
+    return "\n".join([f"{told} {jobs:,} jobs replayed.", "", *_partitions(jobs, loads), ""])
+
+
 def markdown(
     turns: int, before: int, loads: Sequence[DynamoLoad], stores: Sequence[FirestoreLoad], traces: str = ""
 ) -> str:
@@ -376,9 +402,13 @@ def main(arguments: list[str] | None = None) -> int:
     traced = [DynamoLoad(*setting) for setting in TRACED]
     replay_traces(options.turns // 10, *traced)
     text = markdown(options.turns, options.before, loads, stores, traces_markdown(options.turns // 10, traced))
-    print(text)
+    queues = [DynamoLoad(*setting) for setting in QUEUES]
+    replay_jobs(JOBS, *queues)
+    queue = queue_markdown(JOBS, queues)
+    print(text, queue, sep="\n")
     if options.page:
-        options.page.write_text(between_markers(options.page.read_text(), "scale", text))
+        page = between_markers(options.page.read_text(), "scale", text)
+        options.page.write_text(between_markers(page, "queue", queue))
     return 0
 
 
