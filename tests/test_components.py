@@ -17,7 +17,7 @@ from agno_docstores.domains.components import DEPTH
 from agno_docstores.errors import StoreUnavailableError
 from agno_docstores.port import EVERYTHING, Span
 from agno_docstores.schema import COMPONENTS, CONFIGS
-from tests.faults import CRASHES, Crashed, replays, unnoticed
+from tests.faults import CRASHES, Between, Crashed, replays, unnoticed
 
 # What is replayed is the order of calls, which no server changes; both modes of commit.
 REPLAYED = pytest.mark.cells("memory-sync*")
@@ -152,30 +152,6 @@ async def test_a_crash_at_any_call_is_before_or_after_and_can_be_repeated(
 
 
 # --- Another writer between any two calls -----------------------------------------------------------------------------
-
-
-class Between:
-    """A hook of the gateway: before the n-th call, something else is done by another."""
-
-    def __init__(self, at: int, act: Callable[[], Any]) -> None:
-        self.at = at
-        self.act = act
-        self.count = 0
-        self.done = False
-        self.answer: Any = None
-
-    def before(self, operation: str) -> None:
-        self.count += 1
-        if self.count != self.at:
-            return
-        self.done = True
-        try:
-            self.answer = self.act()
-        except ValueError as error:
-            self.answer = error
-
-    def after(self, operation: str) -> None:
-        pass
 
 
 @contextmanager

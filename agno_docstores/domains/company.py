@@ -5,6 +5,12 @@ transition, an archive, a restore) is one step with a touch of the product, so t
 other; an archived product or project has no live task, and gives back with its restoration what went with it, and
 nothing else; a step of a lifecycle is taken under the history that was seen; a product has each proposal once.
 
+What an archive or a restoration moves may be more than a commit takes. Then the first part marks the parent as
+*moving*, each further part is under the parent as the one before left it, and the last takes the mark away. While it is
+there the parent is live: it is archived with the last part, restored with the first. So it never has a live child while
+it is archived, whoever looks, and a listing need not look at parents. Whoever is about to change something of a parent
+with a mark finishes that move first; so moves come one after the other, and one whose process died is not left halfway.
+
 Such steps span documents: on MongoDB they need a replica set, and raise `UnsupportedTopologyError` without.
 """
 
@@ -12,7 +18,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from agno.db.base import _UNSET_UPDATED_AT
 from agno.db.schemas.products import company_sort, product_metadata, validate_product_fields
@@ -32,7 +39,21 @@ from agno_docstores.domains.owned import owner
 from agno_docstores.errors import Conflict
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
-from agno_docstores.port import Condition, Eq, Expect, FieldValue, Has, In, NotIn, Span, Stored, Touch, Write, as_int
+from agno_docstores.port import (
+    Condition,
+    Eq,
+    Expect,
+    FieldValue,
+    Has,
+    In,
+    NotIn,
+    Ref,
+    Span,
+    Stored,
+    Touch,
+    Write,
+    as_int,
+)
 from agno_docstores.rows import Row, Table
 from agno_docstores.schema import PRODUCTS, PROJECTS, SOURCES, TASKS
 from agno_docstores.uniqueness import holder
@@ -40,9 +61,10 @@ from agno_docstores.uniqueness import holder
 OPEN = ("ready", "in_progress", "in_review")
 ENDED = ("done", "cancelled")
 FAILED = ("ERROR", "CANCELLED")
+ARCHIVE, RESTORE = "archive", "restore"  # what a parent with its children may be in the middle of
 MOST_CHILDREN = 40  # that are archived or restored in one commit: DynamoDB takes 100 items
 Columns = Mapping[str, Any] | None
-T = TypeVar("T")
+Children = list[tuple[Stored, Row]]
 
 
 def _listed(row: Row) -> dict[str, FieldValue]:
@@ -216,49 +238,38 @@ class Company:
         """Archive a product with its projects and tasks; whether it was there, live and `user_id`'s. Raises
         `ValueError`, with a message and the tasks, if some are ready, in progress or in review.
 
-        Up to 40 of them go in one commit with the product; of more, the rest in others after it, and a repetition goes
-        on with those. 3 requests, and the product's projects and tasks.
+        Up to 40 of them go in one commit with the product. Of more, each 40 in one, the product with the last: it is
+        live until then, and while some of them are archived already, whoever changes something of it finishes the
+        archive first; so does the repetition of a call that was interrupted, which answers False. 3 requests, the
+        product's projects and tasks, and 1 for each further 40.
         """
 
-        async def attempt() -> tuple[bool, list[Write]]:
-            stored = await self.kernel.get(PRODUCT_TABLE.ref(product_id))
-            if stored is None or not _owned(row := PRODUCT_TABLE.row(stored), user_id):
-                return False, []
-            parent, now, live = {"type": "product", "id": product_id}, self.kernel.now(), row["deleted_at"] is None
+        async def attempt(fresh: bool) -> bool:
+            at = await self._parent(PRODUCT_TABLE, product_id, user_id)
+            if at is None or PRODUCT_TABLE.row(at)["deleted_at"] is not None:
+                return False
             projects = await self._children(PROJECT_TABLE, product_id)
+            for project, _ in projects:
+                await self._settle(PROJECT_TABLE, project)
             tasks = await self._children(TASK_TABLE, product_id)
-            if live:
-                _refuse_open(row for _, row in tasks)
-            writes = [*_archived(PROJECT_TABLE, projects, parent, now), *_archived(TASK_TABLE, tasks, parent, now)]
-            if live:
-                put = PRODUCT_TABLE.put({**row, "deleted_at": now, "updated_at": now}, stored.rev)
-                await self.kernel.commit([put, *writes[:MOST_CHILDREN]])
-                writes = writes[MOST_CHILDREN:]
-            return live, writes
+            _refuse_open(row for _, row in tasks)
+            await self._move(PRODUCT_TABLE, at, ARCHIVE, [(PROJECT_TABLE, projects), (TASK_TABLE, tasks)])
+            return True
 
-        return await self._in_parts(f"archive of product {product_id!r}", attempt)
+        return await self.kernel.transact(f"archive of product {product_id!r}", attempt)
 
     async def restore_product(self, product_id: str, user_id: str | None = None) -> Row | None:
         """Restore an archived product, with the projects and tasks that were archived with it; the row then, None if it
-        is not there, not archived or not `user_id`'s. 3 requests, and the product's projects and tasks."""
+        is not there, not archived or not `user_id`'s. Commits as `delete_product`, but that the product is live with
+        the first."""
 
-        async def attempt() -> tuple[Row | None, list[Write]]:
-            stored = await self.kernel.get(PRODUCT_TABLE.ref(product_id))
-            if stored is None or not _owned(row := PRODUCT_TABLE.row(stored), user_id):
-                return None, []
-            parent, now = {"type": "product", "id": product_id}, self.kernel.now()
-            writes = [
-                write
-                for table in (PROJECT_TABLE, TASK_TABLE)
-                for write in _restored(table, await self._children(table, product_id), parent, now)
-            ]
-            if row["deleted_at"] is None:
-                return None, writes
-            after = {**row, "deleted_at": None, "updated_at": now}
-            await self.kernel.commit([PRODUCT_TABLE.put(after, stored.rev), *writes[:MOST_CHILDREN]])
-            return after, writes[MOST_CHILDREN:]
+        async def attempt(fresh: bool) -> Row | None:
+            at = await self._parent(PRODUCT_TABLE, product_id, user_id)
+            if at is None or PRODUCT_TABLE.row(at)["deleted_at"] is None:
+                return None
+            return await self._move(PRODUCT_TABLE, at, RESTORE, await self._under(PRODUCT_TABLE, PRODUCT_TABLE.row(at)))
 
-        return await self._in_parts(f"restoration of product {product_id!r}", attempt)
+        return await self.kernel.transact(f"restoration of product {product_id!r}", attempt)
 
     # --- Sources ----------------------------------------------------------------------------------------------------
 
@@ -410,47 +421,44 @@ class Company:
     ) -> bool:
         """Archive a project with its tasks; whether it was there, live and `user_id`'s, and, with `updated_before`
         (epoch s), ended, last changed before it and without open tasks. Raises as `delete_product`, and `ValueError` if
-        the product is archived. Commits as `delete_product`."""
+        the product is archived. Commits as `delete_product`. 4 requests, the product's tasks, and 1 for each further
+        40 of the project's."""
 
-        async def attempt() -> tuple[bool, list[Write]]:
-            stored = await self.kernel.get(PROJECT_TABLE.ref(project_id))
-            if stored is None or not _owned(row := PROJECT_TABLE.row(stored), user_id):
-                return False, []
+        async def attempt(fresh: bool) -> bool:
+            at = await self.kernel.get(PROJECT_TABLE.ref(project_id))
+            if at is None or not _owned(row := PROJECT_TABLE.row(at), user_id):
+                return False
             touch = await self._lock(PROJECT_TABLE, row)
-            live, now = row["deleted_at"] is None, self.kernel.now()
-            tasks = await self._tasks_of(row)
-            writes = _archived(TASK_TABLE, tasks, {"type": "project", "id": project_id}, now)
-            if not live:
-                return False, writes
+            await self._settle(PROJECT_TABLE, at)
+            if row["deleted_at"] is not None:
+                return False
             if updated_before is not None and not _is_old(row, updated_before):
-                return False, []
+                return False
+            tasks = await self._tasks_of(row)
             _refuse_open(task for _, task in tasks)
             if updated_before is not None and any(task["status"] not in ENDED for _, task in tasks):
-                return False, []
-            after = {**row, "deleted_at": now, "updated_at": now, "transitions": _event(row, "archive", now)}
-            await self.kernel.commit([PROJECT_TABLE.put(after, stored.rev), *touch, *writes[:MOST_CHILDREN]])
-            return True, writes[MOST_CHILDREN:]
+                return False
+            await self._move(PROJECT_TABLE, at, ARCHIVE, [(TASK_TABLE, tasks)], touch)
+            return True
 
-        return await self._in_parts(f"archive of project {project_id!r}", attempt)
+        return await self.kernel.transact(f"archive of project {project_id!r}", attempt)
 
     async def restore_project(self, project_id: str, user_id: str | None = None) -> Row | None:
         """Restore an archived project of a live product, with the tasks that were archived with it; the row then, None
-        if there is no such. Raises `ValueError` if the product is archived. 3 requests, and the product's tasks."""
+        if there is no such. Raises `ValueError` if the product is archived. Commits as `restore_product`; requests as
+        `delete_project`."""
 
-        async def attempt() -> tuple[Row | None, list[Write]]:
-            stored = await self.kernel.get(PROJECT_TABLE.ref(project_id))
-            if stored is None or not _owned(row := PROJECT_TABLE.row(stored), user_id):
-                return None, []
+        async def attempt(fresh: bool) -> Row | None:
+            at = await self.kernel.get(PROJECT_TABLE.ref(project_id))
+            if at is None or not _owned(row := PROJECT_TABLE.row(at), user_id):
+                return None
             touch = await self._lock(PROJECT_TABLE, row)
-            parent, now = {"type": "project", "id": project_id}, self.kernel.now()
-            writes = _restored(TASK_TABLE, await self._tasks_of(row), parent, now)
+            await self._settle(PROJECT_TABLE, at)
             if row["deleted_at"] is None:
-                return None, writes
-            after = {**row, "deleted_at": None, "updated_at": now, "transitions": _event(row, "restore", now)}
-            await self.kernel.commit([PROJECT_TABLE.put(after, stored.rev), *touch, *writes[:MOST_CHILDREN]])
-            return after, writes[MOST_CHILDREN:]
+                return None
+            return await self._move(PROJECT_TABLE, at, RESTORE, await self._under(PROJECT_TABLE, row), touch)
 
-        return await self._in_parts(f"restoration of project {project_id!r}", attempt)
+        return await self.kernel.transact(f"restoration of project {project_id!r}", attempt)
 
     async def transition_project(
         self,
@@ -698,19 +706,19 @@ class Company:
     async def _archived_ids(self, kind: Any) -> tuple[str, ...]:
         return tuple(record.ref.id for record in await self.kernel.page(Query(kind, (Eq("live", False),)), body=False))
 
-    async def _children(self, table: Table, product_id: str) -> list[tuple[Stored, Row]]:
+    async def _children(self, table: Table, product_id: str) -> Children:
         """All of a product, whole, as they are at this moment."""
         span = Span(table.kind.name, "of_product", (check_id("product_id", product_id),))
         return [(stored, table.row(stored)) for stored in await self.kernel.span(span)]
 
-    async def _tasks_of(self, project: Row) -> list[tuple[Stored, Row]]:
+    async def _tasks_of(self, project: Row) -> Children:
         tasks = await self._children(TASK_TABLE, project["product_id"])
         return [(stored, row) for stored, row in tasks if row["project_id"] == project["id"]]
 
     async def _lock(self, table: Table, row: Row) -> list[Write]:
         """The write by which a change of a product's hierarchy is one step with all others; for a task, its project is
         looked at as well. Raises `ValueError` if one of them is missing or archived."""
-        product = await self.kernel.get(PRODUCT_TABLE.ref(row["product_id"]))
+        product = await self._parent(PRODUCT_TABLE, row["product_id"])
         if product is None or not product.fields["live"]:
             raise ValueError("Product is missing or archived")
         if table is TASK_TABLE:
@@ -720,9 +728,10 @@ class Company:
     async def _check_project(self, project_id: Any, product_id: Any, task_status: str | None) -> None:
         if project_id is None:
             return
-        row = await self._one(PROJECT_TABLE, project_id, None, False)
-        if row is None:
+        project = await self._parent(PROJECT_TABLE, project_id)
+        if project is None or not project.fields["live"]:
             raise ValueError("Project is missing or archived")
+        row = PROJECT_TABLE.row(project)
         if row["product_id"] != product_id:
             raise ValueError("Task and Project must belong to the same Product")
         if task_status is not None and task_status not in ENDED and row["status"] in ENDED:
@@ -782,6 +791,7 @@ class Company:
             row = table.row(stored)
             if not _owned(row, user_id):
                 return None
+            await self._settle(table, stored)
             touch = await self._lock(table, row) if lock else []
             columns = await decide(dict(row))
             if not columns:
@@ -840,19 +850,73 @@ class Company:
         projects = await self.kernel.page(Query(PROJECTS, (Has("routines", routine_id),)))
         return [TASK_TABLE.row(stored) for stored in tasks], [PROJECT_TABLE.row(stored) for stored in projects]
 
-    async def _in_parts(self, what: str, attempt: Callable[[], Awaitable[tuple[T, list[Write]]]]) -> T:
-        """Run an archive or a restoration: `attempt` commits the parent with what fits, and gives its answer and the
-        rest, which is looked up anew where somebody changed some of it meanwhile."""
-        answers: list[T] = []
+    # --- Archives and restorations ----------------------------------------------------------------------------------
 
-        async def whole(fresh: bool) -> None:
-            answer, rest = await attempt()
-            answers.append(answer)
-            for start in range(0, len(rest), MOST_CHILDREN):
-                await self.kernel.commit(rest[start : start + MOST_CHILDREN])
+    async def _parent(self, table: Table, id: Any, user_id: Any = None) -> Stored | None:
+        """A product or project that no move is under way of; None if there is no such of `user_id`'s. Raises
+        `Conflict`."""
+        at = await self.kernel.get(table.ref(id))
+        if at is None or not _owned(table.row(at), user_id):
+            return None
+        await self._settle(table, at)
+        return at
 
-        await self.kernel.transact(what, whole)
-        return answers[0]
+    async def _settle(self, table: Table, at: Stored) -> None:
+        """Finish the move that a product or project is in the middle of, if it is: then raises `Conflict`, to have the
+        caller look again."""
+        if at.fields.get("moving") is not None:
+            await self._go_on(table, at)
+            raise Conflict([at.ref])
+
+    async def _go_on(self, table: Table, at: Stored) -> None:
+        await self._move(table, at, str(at.fields["moving"]), await self._under(table, table.row(at)))
+
+    async def _under(self, table: Table, row: Row) -> list[tuple[Table, Children]]:
+        """The children that may go with a product, or a project: projects, then tasks."""
+        if table is PROJECT_TABLE:
+            return [(TASK_TABLE, await self._tasks_of(row))]
+        return [(child, await self._children(child, row["id"])) for child in (PROJECT_TABLE, TASK_TABLE)]
+
+    async def _move(
+        self,
+        table: Table,
+        at: Stored,
+        to: str,
+        children: Sequence[tuple[Table, Children]],
+        touch: Sequence[Write] = (),
+    ) -> Row:
+        """Archive or restore a parent with those of its children that go with it, or go on with that; its row then.
+        `touch`: what the first step is one with. Raises `Conflict`, unless it is this call that began."""
+        row, now = table.row(at), self.kernel.now()
+        parent = {"type": "product" if table is PRODUCT_TABLE else "project", "id": row["id"]}
+        # Projects come back before their tasks, and go after them.
+        moved, order = (_archived, -1) if to == ARCHIVE else (_restored, 1)
+        writes = [write for child, found in children[::order] for write in moved(child, found, parent, now)]
+        after = row
+        if (row["deleted_at"] is None) is (to == ARCHIVE):
+            after = {**row, "deleted_at": now if to == ARCHIVE else None, "updated_at": now}
+            if table is PROJECT_TABLE:
+                after["transitions"] = _event(row, to, now)
+        parts = [writes[start : start + MOST_CHILDREN] for start in range(0, len(writes), MOST_CHILDREN)] or [[]]
+        marked, begun, rev = at.fields.get("moving") is not None, False, at.rev
+        try:
+            for part in parts[:-1]:
+                live = table.put(row if to == ARCHIVE else after, rev, {"moving": to})
+                (left, *_) = await self.kernel.commit([Touch(at.ref, None, rev) if marked else live, *touch, *part])
+                assert left is not None
+                marked, begun, rev, touch = True, begun or not marked, left, ()
+            await self.kernel.commit([table.put(after, rev), *touch, *parts[-1]])
+        except Conflict:
+            if not begun:
+                raise
+            # Another changed a child, or went on with this; what comes after the move is not undone.
+            await self.kernel.transact(f"{to} of {table.kind.name} {at.ref.id!r}", partial(self._finish, table, at.ref))
+        return after
+
+    async def _finish(self, table: Table, ref: Ref, fresh: bool) -> None:
+        at = await self.kernel.get(ref)
+        if at is not None and at.fields.get("moving") is not None:
+            await self._go_on(table, at)
 
 
 def _owned(row: Row, user_id: Any) -> bool:
@@ -901,7 +965,7 @@ def _event(row: Row, action: str, now: int, parent: Row | None = None) -> list[R
     return [*(row["transitions"] or []), event]
 
 
-def _archived(table: Table, children: Sequence[tuple[Stored, Row]], parent: Row, now: int) -> list[Write]:
+def _archived(table: Table, children: Children, parent: Row, now: int) -> list[Write]:
     """The archive of those that are live, with a parent."""
     return [
         table.put(
@@ -912,7 +976,7 @@ def _archived(table: Table, children: Sequence[tuple[Stored, Row]], parent: Row,
     ]
 
 
-def _restored(table: Table, children: Sequence[tuple[Stored, Row]], parent: Row, now: int) -> list[Write]:
+def _restored(table: Table, children: Children, parent: Row, now: int) -> list[Write]:
     """The restoration of those that were last archived with this very parent."""
     found: list[Write] = []
     for at, row in children:
