@@ -9,7 +9,8 @@ Each Agno session's entries carry the token of its *link*. The head says which l
 takes a link out, its entries are gone for every reader, also those that a slower writer still stores. Where one commit
 can hold records together (DynamoDB, Firestore) head and entries are one commit. Where it cannot (MongoDB), the head
 takes the entries with it as `pending`, where readers find them; the next append stores them as records before its own
-step.
+step. That step fails if a deletion came between: then the append takes back what it stored, which the deletion may have
+passed by. (A writer that dies just there leaves entries that no reader sees, and no deletion finds.)
 """
 
 from __future__ import annotations
@@ -171,8 +172,6 @@ async def _append(kernel: Kernel, name: Name, agno_session_id: str, entries: Seq
     known = kernel.recent.get(name.ref) if atomic and not fresh else None
     stored = known if isinstance(known, Stored) else await kernel.get(name.ref)
     head = _Head.of(stored) if stored is not None else _Head.new(name)
-    if not atomic:
-        await _write(kernel, head.records(head.pending, Expect.ANY))
     by_id: dict[str, Entry] = {}
     for number, entry in enumerate(entries, 1):
         by_id.setdefault(_entry_id(name.ref, head.position + number, entry), entry)
@@ -181,11 +180,15 @@ async def _append(kernel: Kernel, name: Name, agno_session_id: str, entries: Seq
         found = await kernel.get_many([Ref(TRANSCRIPT_ENTRIES.name, id, name.ref.id) for id in new])
         there = [record for record in found if record is not None]
         live = {record.ref.id for record in there if record.fields["link"] in head.tokens}
-        # What a deletion has not come to yet.
-        await _write(kernel, [Delete(record.ref) for record in there if record.ref.id not in live])
+        gone = [record.ref.id for record in there if record.ref.id not in live]
+        if gone:  # what a deletion has not come to yet, or of a link that is newer than the head as read
+            await _take_away(kernel, name.ref, gone)
+            raise Conflict([name.ref])
+        live |= {id for id, *_ in head.pending}
         new = [id for id in new if id not in live]
     if not new:
         return
+    pending = head.pending
     now = int(kernel.io.now() * 1000)
     token, first = (head.links[agno_session_id][0], False) if agno_session_id in head.links else (new_token(), True)
     added = [[id, head.position + n, token, now, by_id[id].text.value()] for n, id in enumerate(new, 1)]
@@ -205,9 +208,14 @@ async def _append(kernel: Kernel, name: Name, agno_session_id: str, entries: Seq
     )
     links: list[Write] = [link] if first else []
     if not atomic:
-        for write in links:
-            await kernel.commit([write])
-        await kernel.commit([put])
+        try:
+            await _store(kernel, head.records(pending, Expect.ABSENT))
+            for write in links:
+                await kernel.commit([write])
+            await kernel.commit([put])
+        except Conflict:
+            await _take_away(kernel, name.ref, [id for id, *_ in pending])
+            raise
         for write in links:  # again, for a deletion may have taken it for one of its own meanwhile
             await kernel.commit([write])
         return
@@ -224,10 +232,28 @@ def _entry_id(transcript: Ref, position: int, entry: Entry) -> str:
     return keys.encode((transcript.id, position if entry.uuid is None else entry.uuid))
 
 
-async def _write(kernel: Kernel, writes: Sequence[Write]) -> None:
-    failed = await kernel.write_many(writes)
-    if failed:
-        raise failed[0].error
+async def _store(kernel: Kernel, puts: Sequence[Put]) -> None:
+    """Store a head's pending entries as records, if they are none yet. Raises `Conflict` if an id has another's: the
+    head is an old one, or a deletion has not come to that yet. 1 request."""
+    failed = await kernel.write_many(puts)
+    for failure in failed:
+        if not isinstance(failure.error, Conflict):
+            raise failure.error
+    refused = [write for failure in failed if isinstance(write := failure.write, Put)]
+    for put, there in zip(refused, await kernel.get_many([put.ref for put in refused]), strict=True):
+        if there is None or any(there.fields[name] != put.fields[name] for name in ("link", "position")):
+            raise Conflict([put.ref])
+
+
+async def _take_away(kernel: Kernel, transcript: Ref, ids: Sequence[str]) -> None:
+    """Remove those of these entries that are gone for every reader."""
+    found = await kernel.get_many([Ref(TRANSCRIPT_ENTRIES.name, id, transcript.id) for id in ids])
+    stored = await kernel.get(transcript)  # after them: a link that it does not have has ended, and will not begin
+    live = _Head.of(stored).tokens if stored is not None else set()
+    for record in found:
+        if record is not None and record.fields["link"] not in live:
+            with suppress(Conflict):  # it is gone, or another has given the id an entry anew
+                await kernel.commit([Delete(record.ref, record.rev)])
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
