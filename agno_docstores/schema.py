@@ -686,6 +686,15 @@ TASKS = Kind(
     volatile=_TOUCHED,
 )
 
+#: What was accepted on a routine's account. The id is the routine's; so that its limit holds over all products, an
+#: acceptance is one commit with this.
+ACCEPTANCES = Kind(
+    name="acceptances",
+    table="tasks_table_name",
+    fields=("number",),
+    body=("accepted",),  # all of them, as [policy, "task" or "project", id]
+)
+
 COMPONENTS = Kind(
     name="components",
     table="components_table_name",
@@ -911,6 +920,7 @@ KINDS = {
         SOURCES,
         PROJECTS,
         TASKS,
+        ACCEPTANCES,
         COMPONENTS,
         CONFIGS,
         OAUTH_CLIENTS,

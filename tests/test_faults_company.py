@@ -14,6 +14,11 @@ from agno_docstores.conformance.company import AGENT, ids, product, project, sou
 from tests.faults import FAULTS, Between, Crashed, Fault, replays
 
 Operation = Callable[[Any], Awaitable[Any]]
+#: One acceptance on a routine's account, which then is spent.
+ON_ACCOUNT: dict[str, Any] = {
+    "expected_updated_at": None,
+    "auto_accept": {"routine_id": "r", "policy": "low", "max_acceptances": 1},
+}
 
 
 async def prepared(db: Any) -> None:
@@ -22,7 +27,7 @@ async def prepared(db: Any) -> None:
         await product(db, id)
         await project(db, f"{id}-j", product_id=id)
         await task(db, f"{id}-t1", product_id=id, project_id=f"{id}-j", dedupe_key="k")
-        await task(db, f"{id}-t2", product_id=id)
+        await task(db, f"{id}-t2", product_id=id, routine_id="r")
     await db.delete_product("p2")
 
 
@@ -67,7 +72,14 @@ async def move(db: Any) -> Any:
     await db.update_task("p1-t2", project_id="p1-j")
 
 
-OPERATIONS: list[Operation] = [archive, archive_of_a_project, restoration, transition, proposal, move]
+async def acceptance_on_account(db: Any) -> Any:
+    if (await db.get_task("p1-t2"))["status"] == "backlog":
+        await db.transition_task("p1-t2", "ready", "go", **ON_ACCOUNT, **AGENT)
+
+
+OPERATIONS: list[Operation] = [
+    archive, archive_of_a_project, restoration, transition, proposal, move, acceptance_on_account,
+]  # fmt: skip
 
 
 @pytest.mark.cells("memory-sync")
@@ -310,6 +322,32 @@ async def test_an_archive_of_more_than_a_commit_takes(db: Any) -> None:
     assert (await db.get_task("t44", include_deleted=True))["transitions"][-1]["action"] == "archive"
     assert (await db.restore_product("p1"))["deleted_at"] is None
     assert len(ids(await db.get_tasks(limit=100))) == 45
+
+
+@pytest.mark.cells("memory-sync")
+def test_a_routines_limit_holds_though_an_index_shows_its_acceptances_late(cell: Any) -> None:
+    """As on DynamoDB; the rows that it has already are those of an index, too, for some come with their history."""
+    with cell.storage() as name:
+        db = cell.open(name)
+        entry = {"target": "ready", "auto_accept": ON_ACCOUNT["auto_accept"]}
+        for number in range(3):
+            db.create_product({"id": f"p{number}", "name": "p", "created_at": 1})
+            db.create_task(task_row(f"t{number}", product_id=f"p{number}", routine_id="r"))
+            db.create_project(
+                {"id": f"j{number}", "product_id": f"p{number}", "name": "j", "status": "active", "created_at": 1}
+            )
+        db.store.lag_indexes()
+        assert db.transition_task("t0", "ready", "go", **ON_ACCOUNT, **AGENT)["status"] == "ready"
+        with pytest.raises(ValueError, match="limit reached"):
+            db.transition_task("t1", "ready", "go", **ON_ACCOUNT, **AGENT)
+        with pytest.raises(ValueError, match="limit reached"):
+            db.transition_project("j1", "done", "x", **ON_ACCOUNT)
+        db.store.catch_up()
+        db.create_task(task_row("t", product_id="p2", routine_id="r", status="done", transitions=[entry]))
+        wider = {**ON_ACCOUNT, "auto_accept": {**ON_ACCOUNT["auto_accept"], "max_acceptances": 2}}
+        with pytest.raises(ValueError, match="limit reached"):
+            db.transition_task("t2", "ready", "go", **wider, **AGENT)
+        db.close()
 
 
 @pytest.mark.cells("memory-*-standalone", "mongo-sync-standalone")

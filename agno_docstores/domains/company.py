@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ from agno.db.schemas.tasks import (
 )
 
 from agno_docstores import keys
+from agno_docstores.codec import NULL, Json
 from agno_docstores.domains.listing import equal, touched_at
 from agno_docstores.domains.owned import owner
 from agno_docstores.errors import Conflict
@@ -47,6 +49,7 @@ from agno_docstores.port import (
     Has,
     In,
     NotIn,
+    Put,
     Ref,
     Span,
     Stored,
@@ -55,7 +58,7 @@ from agno_docstores.port import (
     as_int,
 )
 from agno_docstores.rows import Row, Table
-from agno_docstores.schema import PRODUCTS, PROJECTS, SOURCES, TASKS
+from agno_docstores.schema import ACCEPTANCES, PRODUCTS, PROJECTS, SOURCES, TASKS
 from agno_docstores.uniqueness import holder
 
 OPEN = ("ready", "in_progress", "in_review")
@@ -474,17 +477,16 @@ class Company:
         not there, archived, not `user_id`'s, or another's step came first.
 
         `expected_updated_at`: epoch s, or None for null, that `updated_at` has to be. `auto_accept`: the routine, its
-        policy and limit on whose account a project is done. Raises `ValueError` for a step that there is not, for open
-        tasks, for a limit reached, for a product that is archived. 3 requests; to be done, the product's tasks besides.
+        policy and limit on whose account a project is done; the limit holds over all products, whoever accepts at once.
+        Raises `ValueError` for a step that there is not, for open tasks, for a product that is archived, and, be there
+        such a project or not, for a limit reached. 3 requests; to be done, the product's tasks besides; with
+        `auto_accept`, 3 more and the routine's tasks and the projects that it accepted.
         """
 
-        async def step(row: Row) -> Columns:
-            if auto_accept is not None:
-                if target != "done" or expected_updated_at is _UNSET_UPDATED_AT:
-                    raise ValueError("Automatic completion requires expected_updated_at and a Project with Tasks")
-                await self._check_budget(auto_accept, row)
-            if row["deleted_at"] is not None:
-                return None
+        if auto_accept is not None and (target != "done" or expected_updated_at is _UNSET_UPDATED_AT):
+            raise ValueError("Automatic completion requires expected_updated_at and a Project with Tasks")
+
+        async def step(row: Row) -> Row:
             unfinished: list[Row] = []
             if target == "done":
                 unfinished = [task for _, task in await self._tasks_of(row) if task["status"] not in ENDED]
@@ -599,16 +601,13 @@ class Company:
         expected_updated_at: int | None = _UNSET_UPDATED_AT,
         auto_accept: Row | None = None,
     ) -> Row | None:
-        """Take a step of a task's lifecycle; as `transition_project`. 3 or 4 requests; with `auto_accept`, the
-        product's projects and tasks, and those with acceptances of the routine."""
+        """Take a step of a task's lifecycle; as `transition_project`, but without `auto_accept` what is archived is
+        None whatever its product is. 3 or 4 requests; with `auto_accept`, 3 more and what has the routine."""
 
-        async def step(row: Row) -> Columns:
-            if auto_accept is not None:
-                if expected_updated_at is _UNSET_UPDATED_AT:
-                    raise ValueError("Automatic acceptance requires expected_updated_at and a Product")
-                await self._check_budget(auto_accept, row)
-            if row["deleted_at"] is not None:
-                return None
+        if auto_accept is not None and expected_updated_at is _UNSET_UPDATED_AT:
+            raise ValueError("Automatic acceptance requires expected_updated_at and a Product")
+
+        async def step(row: Row) -> Row:
             return task_transition_fields(row, target, reason, accepted_by, executor_type, executor_id)
 
         return await self._transition(TASK_TABLE, task_id, step, user_id, expected_updated_at, auto_accept)
@@ -807,42 +806,63 @@ class Company:
         self,
         table: Table,
         id: str,
-        step: Callable[[Row], Awaitable[Columns]],
+        step: Callable[[Row], Awaitable[Row]],
         user_id: str | None,
         expected_updated_at: int | None,
         auto_accept: Row | None,
     ) -> Row | None:
+        ref = table.ref(id)
         seen: tuple[Any, Any] | None = None
 
-        async def decide(row: Row) -> Columns:
+        async def attempt(fresh: bool) -> Row | None:
             nonlocal seen
+            at = await self.kernel.get(ref)
+            if at is not None and not _owned(table.row(at), user_id):
+                at = None
+            live = at is not None and bool(at.fields["live"])
+            if not live and table is TASK_TABLE and auto_accept is None:
+                return None  # of all else the product, and the limit, are looked at first
+            touch: list[Write] = []
+            if at is not None:
+                await self._settle(table, at)
+                touch = await self._lock(table, table.row(at))
+            routine = await self._within_limit(auto_accept, table, ref.id) if auto_accept is not None else None
+            if at is None or not live:
+                return None
+            row = table.row(at)
             before, seen = seen, (row["status"], row["transitions"])
             if before not in (None, seen):
                 return None  # another's step came first
             columns = await step(row)
-            if columns is None:
-                return None
             if expected_updated_at is not _UNSET_UPDATED_AT and row["updated_at"] != expected_updated_at:
                 return None
-            if auto_accept is not None:
+            if auto_accept is not None and routine is not None:
                 columns["transitions"][-1]["auto_accept"] = auto_accept
-            return columns
+                touch += _accepted(routine, auto_accept, table, {**row, **columns})
+            table.check(columns)
+            after = table.new({**row, **columns})
+            await self.kernel.commit([table.put(after, at.rev), *touch])
+            return after
 
-        return await self._change(table, id, decide, user_id)
+        return await self.kernel.transact(f"change of {table.kind.name} {ref.id!r}", attempt)
 
-    async def _check_budget(self, auto_accept: Row, row: Row) -> None:
-        """That a routine may still accept: `row` does not count. Of its own product all are looked at as they are, for
-        they change in one step with it only."""
-        routine_id = check_id("routine_id", auto_accept["routine_id"])
+    async def _within_limit(self, auto_accept: Row, table: Table, id: str) -> tuple[Put, list[list[Any]]]:
+        """The record of what a routine has accepted, to be written with one more, and what it has. Raises `ValueError`
+        if the limit is reached; the row of this id does not count.
+
+        What came with its history when it was created is in no such record. An index finds it, if late.
+        """
+        routine_id, policy = check_id("routine_id", auto_accept["routine_id"]), auto_accept["policy"]
+        ref = Ref(ACCEPTANCES.name, routine_id)
+        stored = await self.kernel.get(ref)
+        noted = list((stored.body or {}).get("accepted", NULL).value() or ()) if stored is not None else []
         tasks, projects = await self._with_routine(routine_id)
-        own_tasks = [task for _, task in await self._children(TASK_TABLE, row["product_id"])]
-        own_projects = [project for _, project in await self._children(PROJECT_TABLE, row["product_id"])]
-        by_id = {("task", one["id"]): one for one in [*tasks, *own_tasks] if one["routine_id"] == routine_id}
-        by_id |= {("project", one["id"]): one for one in [*projects, *own_projects]}
-        kind = "task" if "title" in row else "project"
-        histories = [one["transitions"] for key, one in by_id.items() if key != (kind, row["id"])]
-        if _acceptances(histories, routine_id, auto_accept["policy"]) >= auto_accept["max_acceptances"]:
+        counted = {(kind, one) for accepted, kind, one in noted if accepted == policy}
+        for kind, rows in ((TASKS.name, tasks), (PROJECTS.name, projects)):
+            counted |= {(kind, row["id"]) for row in rows if _acceptances([row["transitions"]], routine_id, policy)}
+        if len(counted - {(table.kind.name, id)}) >= auto_accept["max_acceptances"]:
             raise ValueError("Routine acceptance limit reached")
+        return Put(ref, {}, {}, Expect.ABSENT if stored is None else stored.rev), noted
 
     async def _with_routine(self, routine_id: str) -> tuple[list[Row], list[Row]]:
         """The tasks of a routine, and the projects that it accepted."""
@@ -938,6 +958,17 @@ def _settings(config: Any) -> Row:
 
 def _acceptances(histories: Sequence[Any], routine_id: str, policy: Any) -> int:
     return int(_acceptance_count(histories, routine_id, policy))  # type: ignore[no-untyped-call]
+
+
+def _accepted(routine: tuple[Put, list[list[Any]]], auto_accept: Row, table: Table, after: Row) -> list[Write]:
+    """The write that notes an acceptance with its routine, if it counts."""
+    put, noted = routine
+    routine_id, entry = auto_accept["routine_id"], [auto_accept["policy"], table.kind.name, after["id"]]
+    own = table is PROJECT_TABLE or after["routine_id"] == routine_id
+    if entry in noted or not own or not _acceptances([after["transitions"]], routine_id, auto_accept["policy"]):
+        return []
+    accepted = [*noted, entry]
+    return [replace(put, fields={"number": len(accepted)}, body={"accepted": Json.of(accepted, "accepted")})]
 
 
 def _is_old(row: Row, before: int) -> bool:
