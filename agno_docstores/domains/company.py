@@ -243,8 +243,8 @@ class Company:
 
         Up to 40 of them go in one commit with the product. Of more, each 40 in one, the product with the last: it is
         live until then, and while some of them are archived already, whoever changes something of it finishes the
-        archive first; so does the repetition of a call that was interrupted, which answers False. 3 requests, the
-        product's projects and tasks, and 1 for each further 40.
+        archive first; so does the repetition of a call that was interrupted, which answers False. 4 requests, and 1 for
+        each further 40; it reads all projects and tasks of the product.
         """
 
         async def attempt(fresh: bool) -> bool:
@@ -424,8 +424,8 @@ class Company:
     ) -> bool:
         """Archive a project with its tasks; whether it was there, live and `user_id`'s, and, with `updated_before`
         (epoch s), ended, last changed before it and without open tasks. Raises as `delete_product`, and `ValueError` if
-        the product is archived. Commits as `delete_product`. 4 requests, the product's tasks, and 1 for each further
-        40 of the project's."""
+        the product is archived. Commits as `delete_product`. 4 requests, and 1 for each further 40; it reads all
+        tasks of the product."""
 
         async def attempt(fresh: bool) -> bool:
             at = await self.kernel.get(PROJECT_TABLE.ref(project_id))
