@@ -21,7 +21,9 @@ from agno_docstores.errors import (
     UnserializableValueError,
     UnsupportedTopologyError,
 )
+from agno_docstores.facade import CacheStats, PurgeReport, SweepReport
 from agno_docstores.memory import AsyncMemoryDocstore, MemoryDocstore, MemoryStore
+from agno_docstores.merging import MISSING
 from agno_docstores.options import SessionConfig
 from agno_docstores.persistence import JsonFile
 from agno_docstores.summaries import SummaryPolicy, summary_hook
@@ -29,7 +31,9 @@ from agno_docstores.summaries import SummaryPolicy, summary_hook
 __version__ = "0.1.0"
 
 __all__ = [
+    "MISSING",
     "AsyncMemoryDocstore",
+    "CacheStats",
     "ContentionError",
     "CorruptRecordError",
     "DocstoreError",
@@ -40,6 +44,7 @@ __all__ = [
     "OwnershipError",
     "PayloadTooLargeError",
     "ProvisioningError",
+    "PurgeReport",
     "SessionConfig",
     "SessionConflictError",
     "SessionNotFoundError",
@@ -48,6 +53,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailableError",
     "SummaryPolicy",
+    "SweepReport",
     "UnserializableValueError",
     "UnsupportedTopologyError",
     "summary_hook",

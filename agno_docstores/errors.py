@@ -16,6 +16,17 @@ class DocstoreError(Exception):
 
     status_code = 500
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, to another process: what the constructor was given is not kept."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[DocstoreError], args: tuple[Any, ...], attributes: dict[str, Any]) -> DocstoreError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
+
 
 class InvalidIdError(DocstoreError, ValueError):
     """An id is not a non-empty `str` (or holds a lone surrogate, which no store can keep). Nothing was sent."""
@@ -52,13 +63,13 @@ class OwnershipError(DocstoreError, PermissionError):
 
 
 class SessionNotFoundError(DocstoreError, LookupError):
-    """A run was written to a session that does not exist (any more). Save the session first."""
+    """A session that was to be changed, or to get a run, does not exist (any more). A run's has to be saved first."""
 
     status_code = 404
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
-        super().__init__(f"session {session_id!r} does not exist; save the session before its runs")
+        super().__init__(f"session {session_id!r} does not exist")
 
 
 class ScheduleNotFoundError(DocstoreError, LookupError):

@@ -28,8 +28,8 @@ from agno_docstores.domains.evals import Evals
 from agno_docstores.domains.jobs import Jobs
 from agno_docstores.domains.knowledge import Knowledge
 from agno_docstores.domains.learnings import Learnings
-from agno_docstores.domains.lifetimes import Lifetimes
-from agno_docstores.domains.management import Management
+from agno_docstores.domains.lifetimes import Lifetimes, SweepReport
+from agno_docstores.domains.management import Management, PurgeReport
 from agno_docstores.domains.mcp_oauth import McpOAuth
 from agno_docstores.domains.memories import Memories
 from agno_docstores.domains.messages import Messages
@@ -52,6 +52,20 @@ from agno_docstores.lifetimes import SessionConfig
 from agno_docstores.options import NOT_ON_ASYNC, TABLE_ARGUMENTS, StoreOptions, agno_names, attribute, split
 from agno_docstores.port import Driver, Kind
 from agno_docstores.schema import KINDS, SESSIONS
+
+__all__ = [
+    "AsyncDocstore",
+    "CacheStats",
+    "Docstore",
+    "Engine",
+    "MakeDriver",
+    "Naming",
+    "PurgeReport",
+    "StorePlugin",
+    "SweepReport",
+    "agno_names",
+    "store_id",
+]
 
 Row = dict[str, Any]
 
@@ -111,9 +125,9 @@ class Engine:
             "AuthTokens": AuthTokens(self.kernel),
             "Roles": Roles(self.kernel),
             "Directory": Directory(self.kernel),
-            "Transcripts": Transcripts(self.kernel),
-            "Compactions": Compactions(self.kernel),
-            "ToolResults": ToolResults(self.kernel),
+            "Transcripts": Transcripts(self.kernel, histories),
+            "Compactions": Compactions(self.kernel, histories),
+            "ToolResults": ToolResults(self.kernel, histories),
             "Company": Company(self.kernel),
             "Components": Components(self.kernel),
             "McpOAuth": McpOAuth(self.kernel),

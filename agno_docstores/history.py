@@ -32,7 +32,7 @@ from agno_docstores.codec import LONG, Json
 from agno_docstores.companions import remove_companions
 from agno_docstores.errors import Conflict, DocstoreError, OwnershipError, SessionNotFoundError
 from agno_docstores.kernel import Kernel
-from agno_docstores.lifetimes import HELD, SLACK, SLACK_PART, UNKNOWN_LIFE, is_held, reminder
+from agno_docstores.lifetimes import HELD, SLACK, SLACK_PART, UNKNOWN_LIFE, ended_at, is_held, micros, reminder
 from agno_docstores.port import (
     Condition,
     Delete,
@@ -545,6 +545,43 @@ class Histories:
             raise Conflict([history_ref(session_id)])
         return after
 
+    # --- The end ----------------------------------------------------------------------------------------------------
+
+    async def ends(self, session_ids: Collection[str]) -> dict[str, int]:
+        """Of those of these sessions that have ended: when (`lifetimes.ended_at`). 1 request; 1 more for those that the
+        store has reaped or that are not there, and where sessions have no lifetime here for those that have one."""
+        ids = list(dict.fromkeys(session_ids))
+        refs = [history_ref(id) for id in ids]
+        if self.life is not None:
+            both = await self.kernel.read_records([*refs, *map(session_ref, ids)])
+            heads, sessions = dict(zip(ids, both, strict=False)), dict(zip(ids, both[len(ids) :], strict=True))
+        else:
+            # A session's state may be large: it is left alone where the history says that it has no expiry.
+            heads = dict(zip(ids, await self.kernel.read_records(refs), strict=True))
+            mortal = [id for id, head in heads.items() if head is not None and head.fields.get("mortal")]
+            found = await self.kernel.read_records([session_ref(id) for id in mortal])
+            sessions = dict(zip(mortal, found, strict=True))
+        reaped = [id for id in ids if self._may_be_reaped(sessions.get(id), heads[id])]
+        reminders = await self.kernel.read_records([reminder_ref(SESSIONS.name, id) for id in reaped])
+        reminding = dict(zip(reaped, reminders, strict=True))
+        now = self.kernel.io.now()
+        ended = {id: ended_at(sessions.get(id), heads[id], reminding.get(id), now, self.life) for id in ids}
+        return {id: at for id, at in ended.items() if at is not None}
+
+    async def _ended_at(self, session_id: str, session: Stored | None, head: Stored | None) -> int | None:
+        """The same of one session, whose record and history have been read. 0 or 1 requests."""
+        reminding = None
+        if self._may_be_reaped(session, head):
+            reminding = await self.kernel.get(reminder_ref(SESSIONS.name, session_id))
+        return ended_at(session, head, reminding, self.kernel.io.now(), self.life)
+
+    def _may_be_reaped(self, session: Stored | None, head: Stored | None) -> bool:
+        """Whether the store may have removed a session that had expired: the history stays there, but where both are
+        one document."""
+        if head is None:
+            return session is None and not self.kernel.driver.atomic
+        return session is None and bool(head.fields.get("mortal")) and not head.fields.get("deleting")
+
     # --- Expiry -----------------------------------------------------------------------------------------------------
 
     def stamp(self, session: Stored | None) -> int | None:
@@ -658,12 +695,14 @@ class Histories:
 
     # --- Removal ----------------------------------------------------------------------------------------------------
 
-    async def condemn(self, session: Stored | None, head: Stored) -> Stored:
+    async def condemn(self, session: Stored | None, head: Stored, ended: int | None = None) -> Stored:
         """Take a session away and mark its history as deleting, in one commit, if both are still as they were read;
-        the history as it is then. From here on nobody reads the session or adds to it. Raises `Conflict`."""
-        now = self.kernel.io.now()
-        ended_at = min(now, session.expires_at) if session is not None and session.expires_at is not None else now
-        fields = {**head.fields, **MARKED, "deleting": True, "ended_at": int(ended_at * 1e6)}
+        the history as it is then. From here on nobody reads the session or adds to it. `ended`: when it did, where that
+        is known already (microseconds since the epoch). Raises `Conflict`."""
+        if ended is None:
+            ended = await self._ended_at(head.ref.id, session, head)
+        at = ended if ended is not None else micros(self.kernel.io.now())
+        fields = {**head.fields, **MARKED, "deleting": True, "ended_at": at}
         writes: list[Write] = [Put(head.ref, fields, {}, head.rev)]
         if session is not None:
             writes.insert(0, Delete(session.ref, session.rev))
@@ -685,8 +724,8 @@ class Histories:
         await withdraw(self.kernel, session_id)
         own = (Eq("incarnation", str(head.fields["incarnation"])),)
         await self.kernel.purge_children(session_id, RUNS, RUNS.index("order"), own)
-        ended_at = head.fields.get("ended_at") if begun_anew else None
-        await remove_companions(self.kernel, session_id, ended_at if isinstance(ended_at, int) else None)
+        ended = head.fields.get("ended_at") if begun_anew else None
+        await remove_companions(self.kernel, session_id, ended if isinstance(ended, int) else None)
         last: list[Write] = [Delete(history_ref(session_id), head.rev)]
         await self.kernel.commit([*last, Delete(due)] if mortal and atomic else last)
         if reminding is not None:
@@ -694,13 +733,14 @@ class Histories:
                 await self.kernel.commit([Delete(due, reminding.rev)])
         self.forget(session_id)
 
-    async def purge_strays(self, session_id: str) -> list[Stored]:
+    async def purge_strays(self, session_id: str, ended: int | None = None) -> list[Stored]:
         """Remove runs, and what else goes with a session, of which the store has reaped session and history; what the
-        runs were. A session that is begun anew under the id meanwhile keeps its own. 6 requests and the runs'
-        headers."""
-        reminding = await self.kernel.get(reminder_ref(SESSIONS.name, session_id))
-        if reminding is not None:
-            await remove_companions(self.kernel, session_id, as_int(reminding.fields.get("due_at")) * 1_000_000)
+        runs were. A session that is begun anew under the id meanwhile keeps its own. `ended` as in `condemn`. 6
+        requests and the runs' headers."""
+        if ended is None:
+            ended = await self._ended_at(session_id, None, None)
+        if ended is not None:
+            await remove_companions(self.kernel, session_id, ended)
         found = await self.kernel.span(Span(RUNS.name, "order", (session_id,), body=False))
         if not found:
             return []

@@ -3,22 +3,25 @@
 A session expires a time after it was last written to, by a save of itself or of one of its runs. Its record carries
 that moment as its expiry (`Stored.expires_at`), which the store's own reaper knows as well, and which every read goes
 by. Runs carry none: theirs would have to be rewritten with each turn. They go by their session's, and a sweep removes
-them; that it is due to look, a reminder says (`schema.REMINDERS`), which outlives whatever the store has reaped.
+them; that it is due to look, a reminder says (`schema.REMINDERS`), which outlives whatever the store has reaped. What
+else goes with a session (`companions.py`) goes by the time at which it ended (`ended_at`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import timedelta
 from typing import Any
 
 from agno_docstores.kernel import Kernel, Query, expired
-from agno_docstores.port import Eq, Expect, FieldValue, Put, Range, Ref, Stored
+from agno_docstores.port import Eq, Expect, FieldValue, Put, Range, Ref, Stored, as_int
 from agno_docstores.schema import REMINDERS, SESSIONS, reminder_ref
 
 Seconds = int | float | timedelta
+#: Of those of these sessions that have ended: when, in microseconds since the epoch (`Histories.ends`).
+Ends = Callable[[Collection[str]], Awaitable[Mapping[str, int]]]
 
 #: The expiry of a session with a run that awaits a human: the end of the year 9999, which every store's clock reaches.
 HELD = 253_402_300_799
@@ -26,6 +29,8 @@ HELD = 253_402_300_799
 UNKNOWN_LIFE = 86_400
 #: A run does not move the expiry of its session by less than this many seconds, and less than this part of a life.
 SLACK, SLACK_PART = 60, 100
+#: Seconds that a session's first turn may take from what it writes before to the save of the session, which comes last.
+UNSAVED = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,40 @@ def reminder(session_id: str, due_at: int) -> Put:
     """That it is to be looked at whether a session has expired."""
     fields: dict[str, FieldValue] = {"about": SESSIONS.name, "target": session_id, "due_at": due_at}
     return Put(reminder_ref(SESSIONS.name, session_id), fields, {}, Expect.ANY)
+
+
+def micros(seconds: float) -> int:
+    """Microseconds since the epoch."""
+    return int(seconds * 1e6)
+
+
+def ended_at(
+    session: Stored | None, head: Stored | None, reminding: Stored | None, now: float, life: int | None
+) -> int | None:
+    """When the session of an id ended, in microseconds since the epoch; None: it has not, or there was none. What was
+    written by then is that session's and seen no more; what was written since is the next one's, saved yet or not.
+
+    `session`: its record, also if it has expired; `head`: that of its history; `reminding`: its reminder, which counts
+    where the store has reaped its record only. `life`: how long sessions live, as far as it is known here.
+
+    With its record the store reaps the time. Certain is then that the session had not ended before its reminder was due
+    (what puts a session off does not move that), and that whoever wrote since has saved the session or one of its runs,
+    a life before it ended: unless a turn died, or is the first of the next session and under way. So what was written
+    since the reminder was due, and is no older than such a turn may be, is taken for the next session's.
+    """
+    if head is not None and head.fields.get("deleting"):
+        ended = head.fields.get("ended_at")
+        return ended if isinstance(ended, int) else micros(now)
+    if head is not None and not head.fields.get("mortal"):
+        return None
+    if session is not None:
+        return micros(session.expires_at) if session.expires_at is not None and expired(session, now) else None
+    if head is None and reminding is None:
+        return None
+    due_at = as_int(reminding.fields.get("due_at")) if reminding is not None else 0
+    if due_at > now:
+        due_at = 0  # set anew, by a sweep that has claimed what is left, or for a session that is about to be saved
+    return micros(max(due_at, now - min(UNSAVED, life or UNSAVED)))
 
 
 def due(now: int, *, about: str) -> Query:

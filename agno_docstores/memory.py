@@ -374,6 +374,8 @@ def _store(
         return store
     if load is not None or save is not None:
         persist = Hooks(load, save)
+    if persist is not None and not all(callable(getattr(persist, name, None)) for name in ("load", "save")):
+        raise TypeError(f"persist must have load and save, as JsonFile has: {persist!r}")
     return MemoryStore(persistence=persist)
 
 

@@ -139,9 +139,10 @@ def split(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     unknown = others.keys() - {"id", "provision", "cache_bytes", "max_value_bytes", "on_conflict", "session_config"}
     if unknown:
         raise TypeError(f"unknown arguments: {', '.join(sorted(unknown))}")
-    most = others.get("max_value_bytes", 1)
-    if not isinstance(most, int) or most <= 0:
-        raise ValueError(f"max_value_bytes must be a positive int, not {most!r}")
+    for name, least in (("max_value_bytes", 1), ("cache_bytes", 0)):
+        size = others.get(name, least)
+        if isinstance(size, bool) or not isinstance(size, int) or size < least:
+            raise ValueError(f"{name} must be an int of at least {least}, not {size!r}")
     if others.get("on_conflict", "merge") not in get_args(OnConflict):
         raise ValueError(f"on_conflict must be one of {get_args(OnConflict)}, not {others['on_conflict']!r}")
     others["session_config"] = SessionConfig.of(others.get("session_config"))

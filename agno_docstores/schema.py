@@ -570,10 +570,14 @@ COMPACTIONS = Kind(
     fields=(
         "session_id",
         "place",  # created_at, then the microsecond of insertion: the order of a session's compactions
+        "user_id",  # missing, as in TOOL_RESULTS, in records from before there was the field
         "created_at",
     ),
     body=("compaction",),  # the row
-    indexes=(Index("session_place", ("session_id",), "place", strong=True),),
+    indexes=(
+        Index("session_place", ("session_id",), "place", strong=True),
+        Index("user_created", ("user_id",), "created_at"),  # asked by when a user is purged only
+    ),
     parent="session_id",
 )
 
@@ -584,12 +588,14 @@ TOOL_RESULTS = Kind(
         "session_id",
         "address",  # namespace and path: two results never share a payload
         "age",  # created_at below zero: the latest first, and by id where that is the same
-        "inserted_at",  # microseconds since the epoch
+        "inserted_at",  # microseconds since the epoch: when it was written last
+        "user_id",
         "expires_at",  # epoch seconds; what has expired is there until it is deleted
     ),
     body=("result",),  # the row
     indexes=(
         Index("session_age", ("session_id",), "age", strong=True),
+        Index("user_age", ("user_id",), "age"),
         Index("due", (), "expires_at"),
     ),
     parent="session_id",

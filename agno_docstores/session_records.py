@@ -28,7 +28,7 @@ from agno_docstores.errors import Conflict, SessionConflictError
 from agno_docstores.history import MARKED, Histories, fresh_head, history_ref, session_ref
 from agno_docstores.kernel import Kernel, expired, new_token
 from agno_docstores.keys import as_id, check_id, check_time, text_of
-from agno_docstores.merging import Path, differences, merge, shown
+from agno_docstores.merging import MISSING, Path, changes, differences, merge, shown
 from agno_docstores.port import Condition, Eq, Expect, Expectation, FieldValue, Has, Put, Rev, Stored, Write, as_int
 from agno_docstores.schema import SESSIONS
 
@@ -99,8 +99,10 @@ class Incoming:
 
         return await kernel.io.work(long, cls.of, session)
 
-    def over(self, stored: Stored | None, *, created_at: int, updated_at: int | None) -> tuple[Row, dict[str, Json]]:
-        """Fields and body of the record after this write."""
+    def over(
+        self, stored: Stored | None, *, created_at: int, updated_at: int | None, version: int
+    ) -> tuple[Row, dict[str, Json]]:
+        """Fields and body of the record after this write, which makes it this version."""
         before = stored.fields if stored is not None else {}
         fields: Row = {name: before.get(name) for name in SESSIONS.fields}
         fields.update(
@@ -110,7 +112,7 @@ class Incoming:
                 self.component[0]: self.component[1],
                 "created_at": created_at,
                 "updated_at": updated_at,
-                "version": version_of(stored) + 1,
+                "version": version,
             }
         )
         body = dict.fromkeys(SESSIONS.body, NULL)
@@ -187,8 +189,14 @@ def to_row(stored: Stored) -> Row:
 
 
 def version_of(session: Stored | None) -> int:
-    """The version of a session's content: 1 when it is first saved, one more with each write; 0 where there is none."""
+    """The version of a session's content, one more with each write; 0 where there is none."""
     return as_int(session.fields.get("version")) if session is not None else 0
+
+
+def first_version(now: float) -> int:
+    """The time in microseconds, so that a session that is begun anew under an id of old does not come to a version
+    which somebody has read of the one before."""
+    return int(now * 1e6)
 
 
 def changed(session: Stored, body: Mapping[str, Json], **fields: FieldValue) -> tuple[Row, dict[str, Json]]:
@@ -225,11 +233,20 @@ _READING = "_docstore_reading"
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a session object was read as. It does not change: neither does what was read then."""
+    """What a session object was read as. It does not change: neither does what was read then.
+
+    `expires_at`: of the session then, epoch seconds."""
 
     session_id: str
     version: int
     body: Mapping[str, Json]
+    expires_at: int | None = None
+    #: A save of the object has failed so that it may have been stored all the same.
+    unsure: bool = False
+
+    @classmethod
+    def of(cls, stored: Stored) -> Reading:
+        return cls(stored.ref.id, version_of(stored), stored.body or {}, stored.expires_at)
 
     def __deepcopy__(self, memo: Any) -> Reading:
         return self
@@ -248,7 +265,7 @@ def note_reading(session: Session, reading: Reading) -> None:
 def to_session(stored: Stored, session_type: SessionType | None, runs: list[Row] | None) -> Session:
     """The object that a record stands for, with its reading."""
     session: Session = deserialize_session(session_type, {**to_row(stored), "runs": runs})
-    note_reading(session, Reading(stored.ref.id, version_of(stored), stored.body or {}))
+    note_reading(session, Reading.of(stored))
     return session
 
 
@@ -262,21 +279,43 @@ def session_of_row(row: Row) -> Session:
 
 
 def merged(
-    base: Mapping[str, Json], mine: Mapping[str, Json], theirs: Mapping[str, Json]
+    base: Mapping[str, Json], mine: Mapping[str, Json], theirs: Mapping[str, Json], *, again: bool = False
 ) -> tuple[dict[str, Json], list[Path]]:
     """The parts that a writer saves, with what others have changed since he read `base`; and the paths of their
-    changes that are lost, because he changed the same. Tokens of `session_metrics` are added up."""
+    changes that are lost, because he changed the same. What both counted in `session_metrics` is added up; not so
+    `again`, where his own may be in theirs. A summary is one's or the other's: it is of one conversation."""
     body: dict[str, Json] = {}
     lost: list[Path] = []
     for name, part in mine.items():
         before, now = base.get(name, NULL), theirs.get(name, NULL)
-        if now in (before, part):  # the usual case, told by the text
+        if now == before:  # the usual case, told by the text
             body[name] = part
-            continue
-        value, below = merge(before.value(), part.value(), now.value(), _is_amount, (name,))
-        body[name] = Json.parsed(value)
-        lost += below
+        elif name == "summary":
+            body[name] = now if part == before else part
+            lost += [(name,)] if part not in (before, now) else []
+        else:
+            counts = (lambda path: False) if again else _is_amount
+            value, below = merge(before.value(), part.value(), now.value(), counts, (name,))
+            body[name] = Json.parsed(value)
+            lost += below
     return body, lost
+
+
+def begun_anew(incoming: Incoming, reading: Reading) -> Incoming:
+    """What is to be saved of an object whose session has expired since it was read: what its writer has made since. The
+    session is another; of the old one nothing comes back but what the agent (team, workflow) says of itself."""
+    own = f"{incoming.session_type}_data"
+    body = {}
+    for name, part in incoming.body.items():
+        before = reading.body.get(name, NULL)
+        if name == own:
+            body[name] = part
+        elif name == "summary" or part == before:
+            body[name] = NULL if part == before else part
+        else:
+            made = changes(before.value(), part.value(), _is_amount, (name,))
+            body[name] = NULL if made is MISSING else Json.parsed(made)
+    return replace(incoming, body=body, created_at=None)
 
 
 def _is_amount(path: Path) -> bool:
@@ -376,7 +415,10 @@ async def insert_session(
             due = await _after_strays(histories, due)
     created_at = incoming.created_at or kernel.now()
     fields, body = incoming.over(
-        None, created_at=created_at, updated_at=updated_at[0] if updated_at is not None else created_at
+        None,
+        created_at=created_at,
+        updated_at=updated_at[0] if updated_at is not None else created_at,
+        version=first_version(kernel.io.now()),
     )
     ref, head_at = session_ref(session_id), history_ref(session_id)
     writes: list[Write] = [

@@ -14,7 +14,7 @@ from typing import Any
 
 from agno.session.summary import SessionSummaryManager
 
-from agno_docstores.domains.summaries import Manager, Summaries, SummaryPolicy
+from agno_docstores.domains.summaries import Hook, Manager, Summaries, SummaryPolicy
 from agno_docstores.facade import AsyncDocstore, Docstore
 from agno_docstores.io import run
 
@@ -29,8 +29,8 @@ def summary_hook(
     """A function for `post_hooks` of an agent or team on this store: after a turn, summarize the session if it is due.
 
     `manager`: as `summarize_session` takes it; by default Agno's, with the model of the agent or team. `policy`: when;
-    by default after every turn. Both are also what `end_session` and `summarize_session` of `db` use when they are
-    given none.
+    by default after every turn. Both are also what `end_session` and `summarize_session` of `db` use for sessions of
+    that agent or team when they are given none.
 
     Agno calls post-hooks before it stores the run: the run counts nevertheless, and the manager sees it. A session's
     first turn is the exception, because the session itself is not stored before its end: it is summarized with the
@@ -38,16 +38,17 @@ def summary_hook(
     the function changes that under AgentOS. A failure is logged with the session's id, and the run goes on. A turn
     after which nothing is due costs 1 request.
 
-    For an async store it is a coroutine function: `arun`; for a sync store a plain one.
+    For an async store it is a coroutine function: `arun`. For a sync store it is a plain one, which Agno calls on the
+    event loop under `arun`, and that waits for the model meanwhile, as for every other call of a sync store.
     """
-    summaries: Summaries = db._engine.domain("Summaries")
-    summaries.manager, summaries.policy = manager, policy
+    summaries: Summaries = db._engine.domains["Summaries"]  # which is no operation yet
+    summaries.use(Hook(manager, policy), None)
 
     def chosen(component: Any) -> Manager:
-        if manager is not None:
-            return manager
-        summaries.manager = own = SessionSummaryManager(model=component.model)
-        return own
+        used = manager or SessionSummaryManager(model=component.model)
+        if component is not None:
+            summaries.use(Hook(used, policy), component.id)
+        return used
 
     def failed(session: Any, error: Exception) -> None:
         log.warning("session %r was not summarized: %r", getattr(session, "session_id", None), error)

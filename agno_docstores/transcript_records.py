@@ -6,7 +6,8 @@ entry; an entry with a uuid is there once; whoever deletes an Agno session finds
 where another stopped.
 
 Each Agno session's entries carry the token of its *link*. The head says which links are live: from the step on that
-takes a link out, its entries are gone for every reader, also those that a slower writer still stores. Where one commit
+takes a link out, or notes since when it counts, the entries from before are gone for every reader, also those that a
+slower writer still stores. A reader leaves out what belongs to an Agno session that has ended, too. Where one commit
 can hold records together (DynamoDB, Firestore) head and entries are one commit. Where it cannot (MongoDB), the head
 takes the entries with it as `pending`, where readers find them; the next append stores them as records before its own
 step. That step fails if a deletion came between: then the append takes back what it stored, which the deletion may have
@@ -15,7 +16,7 @@ passed by. (A writer that dies just there leaves entries that no reader sees, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from agno_docstores import keys
 from agno_docstores.codec import NULL, Json
 from agno_docstores.errors import Conflict
 from agno_docstores.kernel import Kernel, Query, new_token
+from agno_docstores.lifetimes import Ends
 from agno_docstores.port import (
     Delete,
     Eq,
@@ -32,6 +34,7 @@ from agno_docstores.port import (
     FieldValue,
     In,
     Put,
+    Range,
     Ref,
     Span,
     Stored,
@@ -96,7 +99,8 @@ class _Head:
     ref: Ref
     fields: dict[str, FieldValue]
     expect: Expectation
-    links: dict[str, list[Any]] = field(default_factory=dict)  # by Agno session: token, time of the last entry
+    #: By Agno session: token; time of the last entry (ms); since when it counts (microseconds), if not from the first.
+    links: dict[str, list[Any]] = field(default_factory=dict)
     gone: list[list[str]] = field(default_factory=list)  # Agno session, token
     pending: list[list[Any]] = field(default_factory=list)  # id, position, token, created_at, entry
 
@@ -116,25 +120,42 @@ class _Head:
         return cls(stored.ref, dict(stored.fields), stored.rev, links or {}, gone or [], pending or [])
 
     @property
-    def tokens(self) -> set[str]:
-        return {token for token, _ in self.links.values()}
-
-    @property
     def position(self) -> int:
         return as_int(self.fields.get("position"))
 
     def drop(self, agno_session_id: str) -> None:
         """Take a session's link out; its entries are gone with the step that stores this."""
-        token, _ = self.links.pop(agno_session_id)
+        token, *_ = self.links.pop(agno_session_id)
         self.gone.append([agno_session_id, token])
         self.pending = [one for one in self.pending if one[2] != token]
 
+    def drop_until(self, agno_session_id: str, until: int) -> None:
+        """Have a session's link count from a time on (microseconds) only; with no entry since, take it out."""
+        token, last, *since = self.links[agno_session_id]
+        if last * 1000 <= until:
+            self.drop(agno_session_id)
+            return
+        self.links[agno_session_id] = [token, last, max([until, *since])]
+        self.pending = [one for one in self.pending if one[2] != token or one[3] * 1000 > until]
+
+    def counts(self, ended: Mapping[str, int]) -> Counts:
+        """Which entries there are, where these Agno sessions have ended at these times."""
+        return Counts(
+            {token: max([ended.get(session, 0), *since]) for session, (token, _, *since) in self.links.items()}
+        )
+
+    def mtime(self, ended: Mapping[str, int]) -> int | None:
+        """When the last entry that there is was added, epoch milliseconds; None: there is none. What of several
+        sessions' is gone may have been later."""
+        counts = self.counts(ended)
+        return max((last for token, last, *_ in self.links.values() if counts(token, last)), default=None)
+
     def put(self) -> Put:
-        mtimes = [mtime for _, mtime in self.links.values()]
+        mtime = self.mtime({})
         fields = {
             **self.fields,
-            "listed": self.fields["project"] if mtimes and not self.fields["subpath"] else None,
-            "mtime": max(mtimes, default=None),
+            "listed": self.fields["project"] if mtime is not None and not self.fields["subpath"] else None,
+            "mtime": mtime,
         }
         parts = dict(zip(TRANSCRIPTS.body, (self.links, self.gone, self.pending), strict=True))
         return Put(self.ref, fields, {name: Json.of(part, name) for name, part in parts.items()}, self.expect)
@@ -149,6 +170,18 @@ class _Head:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Which entries of a transcript there are: of each live token, those added after a time (microseconds)."""
+
+    since: Mapping[str, int]
+
+    def __call__(self, token: Any, created_at: Any) -> bool:
+        """`created_at`: epoch milliseconds."""
+        since = self.since.get(token)
+        return since is not None and created_at * 1000 > since
+
+
 def _part(stored: Stored, name: str) -> Any:
     return (stored.body or {}).get(name, NULL).value()
 
@@ -156,18 +189,20 @@ def _part(stored: Stored, name: str) -> Any:
 # --- Entries ----------------------------------------------------------------------------------------------------------
 
 
-async def append(kernel: Kernel, name: Name, agno_session_id: str, entries: Sequence[Entry]) -> None:
+async def append(kernel: Kernel, ends: Ends, name: Name, agno_session_id: str, entries: Sequence[Entry]) -> None:
     """Add entries in their order; what is there by its uuid already stays as it is. 1 request for each 45 of them, 1 or
-    2 more where the transcript, or some of them, are known to the store; on MongoDB 3 or 4."""
+    2 more where the transcript is known to the store, 3 where some of them are; on MongoDB 3 to 5."""
     for batch in _batches(entries):
 
         async def attempt(fresh: bool, batch: Sequence[Entry] = batch) -> None:
-            await _append(kernel, name, agno_session_id, batch, fresh)
+            await _append(kernel, ends, name, agno_session_id, batch, fresh)
 
         await kernel.transact(f"append to transcript {name.session_id!r}", attempt)
 
 
-async def _append(kernel: Kernel, name: Name, agno_session_id: str, entries: Sequence[Entry], fresh: bool) -> None:
+async def _append(
+    kernel: Kernel, ends: Ends, name: Name, agno_session_id: str, entries: Sequence[Entry], fresh: bool
+) -> None:
     atomic = kernel.driver.atomic
     known = kernel.recent.get(name.ref) if atomic and not fresh else None
     stored = known if isinstance(known, Stored) else await kernel.get(name.ref)
@@ -179,20 +214,23 @@ async def _append(kernel: Kernel, name: Name, agno_session_id: str, entries: Seq
     if (fresh or not atomic) and stored is not None:
         found = await kernel.get_many([Ref(TRANSCRIPT_ENTRIES.name, id, name.ref.id) for id in new])
         there = [record for record in found if record is not None]
-        live = {record.ref.id for record in there if record.fields["link"] in head.tokens}
+        said = [(id, token, at) for id, _, token, at, _ in head.pending if id in by_id]
+        counts = head.counts(await ends(head.links) if there or said else {})
+        live = {record.ref.id for record in there if counts(record.fields["link"], record.fields["created_at"])}
         gone = [record.ref.id for record in there if record.ref.id not in live]
-        if gone:  # what a deletion has not come to yet, or of a link that is newer than the head as read
-            await _take_away(kernel, name.ref, gone)
+        if gone:  # what a deletion has not come to yet, or is to come to; or of a link newer than the head as read
+            await _take_away(kernel, ends, name.ref, gone)
             raise Conflict([name.ref])
-        live |= {id for id, *_ in head.pending}
+        live |= {id for id, token, at in said if counts(token, at)}
         new = [id for id in new if id not in live]
     if not new:
         return
-    pending = head.pending
+    pending = [one for one in head.pending if one[0] not in new]  # what is said anew has ended with its session
     now = int(kernel.io.now() * 1000)
-    token, first = (head.links[agno_session_id][0], False) if agno_session_id in head.links else (new_token(), True)
+    first = agno_session_id not in head.links
+    token, _, *since = [new_token(), None] if first else head.links[agno_session_id]
     added = [[id, head.position + n, token, now, by_id[id].text.value()] for n, id in enumerate(new, 1)]
-    head.links[agno_session_id] = [token, now]
+    head.links[agno_session_id] = [token, now, *since]
     head.fields["position"] = head.position + len(entries)
     if not atomic:
         head.pending = added
@@ -214,7 +252,7 @@ async def _append(kernel: Kernel, name: Name, agno_session_id: str, entries: Seq
                 await kernel.commit([write])
             await kernel.commit([put])
         except Conflict:
-            await _take_away(kernel, name.ref, [id for id, *_ in pending])
+            await _take_away(kernel, ends, name.ref, [id for id, *_ in pending])
             raise
         for write in links:  # again, for a deletion may have taken it for one of its own meanwhile
             await kernel.commit([write])
@@ -245,13 +283,14 @@ async def _store(kernel: Kernel, puts: Sequence[Put]) -> None:
             raise Conflict([put.ref])
 
 
-async def _take_away(kernel: Kernel, transcript: Ref, ids: Sequence[str]) -> None:
+async def _take_away(kernel: Kernel, ends: Ends, transcript: Ref, ids: Sequence[str]) -> None:
     """Remove those of these entries that are gone for every reader."""
     found = await kernel.get_many([Ref(TRANSCRIPT_ENTRIES.name, id, transcript.id) for id in ids])
-    stored = await kernel.get(transcript)  # after them: a link that it does not have has ended, and will not begin
-    live = _Head.of(stored).tokens if stored is not None else set()
+    stored = await kernel.get(transcript)  # after them: what does not count then will not count again
+    head = _Head.of(stored) if stored is not None else None
+    counts = head.counts(await ends(head.links)) if head is not None else Counts({})
     for record in found:
-        if record is not None and record.fields["link"] not in live:
+        if record is not None and not counts(record.fields["link"], record.fields["created_at"]):
             with suppress(Conflict):  # it is gone, or another has given the id an entry anew
                 await kernel.commit([Delete(record.ref, record.rev)])
 
@@ -269,26 +308,33 @@ def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
         yield batch
 
 
-async def entries_of(kernel: Kernel, name: Name) -> list[Any]:
-    """The entries in their order. Linearizable as to what was acknowledged. 1 request, and 1 for each page of them."""
+async def entries_of(kernel: Kernel, ends: Ends, name: Name) -> list[Any]:
+    """The entries in their order. Linearizable as to what was acknowledged. 1 request, then 1 for each page of them and
+    at the same time those of `ends`."""
     stored = await kernel.get(name.ref)
     if stored is None:
         return []
     # The head first: what it has pending then is there, or stored as records by the time that those are read.
     head = _Head.of(stored)
-    found = await kernel.page(Query(TRANSCRIPT_ENTRIES, (Eq("transcript", name.ref.id),), "position"))
-    by_position = {position: entry for _, position, _, _, entry in head.pending}
+    entries = Query(TRANSCRIPT_ENTRIES, (Eq("transcript", name.ref.id),), "position")
+    both: list[Awaitable[Any]] = [kernel.page(entries), ends(head.links)]
+    found, ended = await kernel.io.gather(*both)
+    counts = head.counts(ended)
+    by_position = {position: entry for _, position, token, at, entry in head.pending if counts(token, at)}
     for record in found:
-        if record.fields["link"] in head.tokens:
+        if counts(record.fields["link"], record.fields["created_at"]):
             by_position[as_int(record.fields["position"])] = _part(record, "entry")
     return [by_position[position] for position in sorted(by_position)]
 
 
-async def live_subpaths(kernel: Kernel, conversation: str) -> list[tuple[Ref, str]]:
-    """The transcripts of a conversation that there are, and their subpaths, sorted. Linearizable. 1 request."""
-    found = await kernel.page(Query(TRANSCRIPTS, (Eq("conversation", conversation),), "subpath"))
-    live = [(record.ref, str(record.fields["subpath"])) for record in found if _part(record, "links")]
-    return sorted(live, key=lambda one: one[1])
+async def with_entries(kernel: Kernel, ends: Ends, query: Query) -> list[tuple[Stored, int]]:
+    """The transcripts of a query that have entries, each with the time of the last (epoch ms). 1 request for each page,
+    and those of `ends`."""
+    found = await kernel.page(query)
+    heads = [_Head.of(stored) for stored in found]
+    ended = await ends({session for head in heads for session in head.links})
+    times = [head.mtime(ended) for head in heads]
+    return [(stored, mtime) for stored, mtime in zip(found, times, strict=True) if mtime is not None]
 
 
 # --- Removal ----------------------------------------------------------------------------------------------------------
@@ -302,18 +348,22 @@ async def remove(kernel: Kernel, transcript: Ref) -> None:
         await _unlink(kernel, session, transcript)
 
 
-async def _remove(kernel: Kernel, transcript: Ref, agno_session_id: str | None) -> list[str]:
-    """Remove the entries of an Agno session, or of all; and the transcript, if none are left. The sessions of which
-    entries were removed."""
+async def _remove(kernel: Kernel, transcript: Ref, agno_session_id: str | None, until: int | None = None) -> list[str]:
+    """Remove the entries of an Agno session, or of all, added by a time (microseconds since the epoch; None: ever); and
+    the transcript, if none are left. The sessions of which all entries were removed."""
+    going: list[str] = []
 
     async def attempt(fresh: bool) -> _Head | None:
         stored = await kernel.get(transcript)
         if stored is None:
             return None
         head = _Head.of(stored)
-        going = [session for session in head.links if agno_session_id in (None, session)]
+        going[:] = [session for session in head.links if agno_session_id in (None, session)]
         for session in going:
-            head.drop(session)
+            if until is None:
+                head.drop(session)
+            else:
+                head.drop_until(session, until)
         if going:
             await kernel.commit([head.put()])
         return head
@@ -321,10 +371,16 @@ async def _remove(kernel: Kernel, transcript: Ref, agno_session_id: str | None) 
     what = f"removal of transcript {transcript.id!r}"
     head = await kernel.transact(what, attempt)
     kernel.recent.forget(transcript)
-    if head is None or not head.gone:
+    if head is None:
+        return []
+    index = TRANSCRIPT_ENTRIES.index("order")
+    for session in going:
+        if session in head.links and until is not None:
+            before = (Eq("link", head.links[session][0]), Range("created_at", None, until // 1000))
+            await kernel.purge_children(transcript.id, TRANSCRIPT_ENTRIES, index, before)
+    if not head.gone:
         return []
     tokens = tuple(token for _, token in head.gone)
-    index = TRANSCRIPT_ENTRIES.index("order")
     await kernel.purge_children(transcript.id, TRANSCRIPT_ENTRIES, index, (In("link", tokens),))
 
     async def tidy(fresh: bool) -> None:
@@ -350,10 +406,9 @@ async def _unlink(kernel: Kernel, agno_session_id: str, transcript: Ref) -> None
 
 
 async def remove_of_session(kernel: Kernel, agno_session_id: str, until: int | None) -> None:
-    """Remove what an Agno session has in any transcript that it was linked to by a time (microseconds since the epoch;
-    None: ever). The link of each goes last, so that a repetition finds what is left. 1 request where there is
-    nothing."""
+    """Remove what an Agno session has added to any transcript by a time (microseconds since the epoch; None: ever). The
+    link of each goes last, so that a repetition finds what is left. 1 request where there is nothing."""
     for link in await kernel.span(Span(TRANSCRIPT_LINKS.name, "session", (agno_session_id,), high=until)):
         transcript = Ref(TRANSCRIPTS.name, str(link.fields["transcript"]), str(link.fields["conversation"]))
-        await _remove(kernel, transcript, agno_session_id)
+        await _remove(kernel, transcript, agno_session_id, until)
         await _unlink(kernel, agno_session_id, transcript)

@@ -25,15 +25,16 @@ TRANSIENT = ("unreachable", "lost reply", "repeated")  # an operation goes on, a
 CRASHES = ("crash before", "crash after")
 FAULTS = (*TRANSIENT, *CRASHES)
 MOST_CALLS = 80  # of one operation
+EVERY = 4  # of so many calls a kind of fault strikes one, where it does not strike them all
 
 
 def places(cell: Cell, kind: str, most: int) -> range:
     """Which calls of an operation a fault of this kind is to strike: each of them on the memory store, which commits in
     both ways, whole and one document at a time, so that it makes the calls that any store makes; on the others, where
-    what a call leaves behind is what is looked at, every third, from the first, second or third as the kind has it."""
+    what a call leaves behind is what is looked at, each of them by one kind of fault or two."""
     if cell.store == "memory" or kind == "none":
         return range(1, most)
-    return range(1 + FAULTS.index(kind) % 3, most, 3)
+    return range(1 + FAULTS.index(kind) % EVERY, most, EVERY)
 
 
 class Crashed(Exception):

@@ -124,6 +124,10 @@ def _importable(module: str) -> bool:
         return False
 
 
+#: Of a server in Java that lives for minutes: code that is compiled quickly, not well, takes half of the CPU.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+
+
 class Process(Server):
     """A server that is a program. `command` and `ping` are what differs."""
 
@@ -555,6 +559,7 @@ class DynamoDBLocal(Dynamo):
         jars = self.fetch()
         return [
             "java",
+            *SHORT_LIVED,
             "-Xmx1g",
             f"-Djava.library.path={jars}",
             "-cp",
@@ -598,7 +603,7 @@ class GoogleFirestore(Process):
         return ["gcloud", "emulators", "firestore", "start", f"--host-port=127.0.0.1:{port}"]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "CLOUDSDK_CORE_DISABLE_PROMPTS": "1"}
+        return {**os.environ, "CLOUDSDK_CORE_DISABLE_PROMPTS": "1", "JAVA_TOOL_OPTIONS": " ".join(SHORT_LIVED)}
 
     def address_of(self, port: int) -> str:
         return f"127.0.0.1:{port}"

@@ -45,6 +45,7 @@ PARTS = {
     "values": "hostile values",
     "ids": "hostile ids",
     "messages": "messages, tool calls, exchanges of a history",
+    "cache": "cache of histories",
     "management": "walks, counts, removal of a user",
     "jobs": "job queue",
     "history": "several handles on one storage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,7 @@ from hypothesis import strategies as st
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.errors import SessionConflictError
-from agno_docstores.memory import MemoryStore
-from agno_docstores.merging import MISSING, differences, merge, same
+from agno_docstores.merging import MISSING, changes, differences, merge, same
 from tests.harness import Cell
 from tests.meters import ON_THE_WIRE
 from tests.test_budgets import seed_history
@@ -58,59 +58,163 @@ def test_types_are_told_apart() -> None:
     assert merge({}, {"n": 5}, {"n": 3}, lambda path: True) == ({"n": 8}, [])
 
 
-# A step: which writer, what he does ("read", or "save" after changing a key of his own or one that all share).
-steps = st.lists(
-    st.tuples(st.integers(0, 3), st.sampled_from(["read", "save own", "save shared", "save deep"])),
-    min_size=4,
-    max_size=24,
+@given(st.lists(st.integers(0, 3), max_size=4), st.lists(st.integers(0, 3), max_size=4), objects)
+def test_what_was_made_since_is_all_that_differs(mine: list[int], theirs: list[int], base: Any) -> None:
+    def counted(added: list[int]) -> dict[str, Any]:
+        return {"n": 5 + sum(added), "of": [{"id": f"m{number}", "n": number} for number in sorted(set(added))]}
+
+    before, own, other = {"n": 5, "of": []}, counted(mine), counted(theirs)
+    result, lost = merge(before, own, other, lambda path: True)
+    assert (result["n"], lost) == (5 + sum(mine) + sum(theirs), [])
+    totals = {one["id"]: one["n"] for one in result["of"]}
+    assert totals == {f"m{n}": n * ((n in mine) + (n in theirs)) for n in {*mine, *theirs}}
+    assert changes(before, own, lambda path: True).get("n", 0) == sum(mine) if mine else own == before
+    assert changes(base, base) is MISSING and same(changes(MISSING, base), base)
+
+
+WRITERS = 5
+STEPS = ("read", "save own", "save shared", "save deep", "count", "save strictly")
+#: How many handles the writers share, whether the session is there when they begin, and who does what.
+interleavings = st.tuples(
+    st.integers(1, WRITERS),
+    st.booleans(),
+    st.lists(st.tuples(st.integers(0, WRITERS - 1), st.sampled_from(STEPS)), min_size=4, max_size=24),
 )
 
 
-@pytest.mark.cells("memory-async", "memory-async-standalone")
-@given(order=steps)
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_change_of_a_key_of_ones_own_is_lost(cell: Cell, order: list[tuple[int, str]]) -> None:
-    asyncio.run(_interleaved(cell, order))
+@pytest.mark.cells("memory-sync", "memory-async", "memory-async-standalone")
+@given(order=interleavings)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_change_of_a_key_of_ones_own_is_lost(cell: Cell, order: tuple[int, bool, list[tuple[int, str]]]) -> None:
+    asyncio.run(_interleaved(cell, *order))
 
 
-async def _interleaved(cell: Cell, order: list[tuple[int, str]]) -> None:
-    from agno_docstores import AsyncMemoryDocstore
+async def _interleaved(cell: Cell, handles: int, there: bool, order: list[tuple[int, str]]) -> None:
+    with cell.storage() as storage:
+        opened = [Awaitable(cell.open(storage)) for _ in range(handles)]
+        if there:
+            await opened[0].upsert_session(agent_session(session_data={"session_state": {"deep": {}}}))
+        model = _Model(opened)
+        for number in range(WRITERS):
+            await model.step(number, "read", 0)
+        for value, (writer, what) in enumerate(order, 1):
+            await model.step(writer, what, value)
+        await model.check()
 
-    store = MemoryStore(atomic=not cell.id.endswith("standalone"))
-    handles = [AsyncMemoryDocstore(store=store) for _ in range(4)]
-    await handles[0].upsert_session(agent_session(session_data={"session_state": {"deep": {}, "shared": None}}))
-    held: list[Any] = [await handle.get_session("s1") for handle in handles]
-    expected: dict[str, int] = {}
-    deep: dict[str, int] = {}
-    shared_by: list[tuple[int, int]] = []  # the saves of the shared key: writer, and value
-    seen_shared = [0] * 4  # how many of those each writer had seen when he read or last saved
-    overwritten = 0
-    for number, (writer, what) in enumerate(order):
-        handle, session = handles[writer], held[writer]
+
+class _Model:
+    """What the writers of one session have made of it, and what each must be told."""
+
+    def __init__(self, handles: list[Any]) -> None:
+        self.handles = handles
+        self.held: dict[int, Any] = {}
+        self.own: dict[str, int] = {}
+        self.deep: dict[str, int] = {}
+        self.tokens = 0
+        self.shared: list[tuple[int, int]] = []  # the saves of the shared key: writer, and value
+        self.seen = dict.fromkeys(range(WRITERS), 0)  # how many of those each had seen when he read or last saved
+        self.version = 0
+        self.read_at = dict.fromkeys(range(WRITERS), 0)
+        self.overwritten = 0
+
+    async def step(self, writer: int, what: str, value: int) -> None:
+        db = self.handles[writer % len(self.handles)]
         if what == "read":
-            held[writer] = await handle.get_session("s1")
-            seen_shared[writer] = len(shared_by)
-            continue
-        state = session.session_data["session_state"]
-        if what == "save own":
-            state[f"own{writer}"] = expected[f"own{writer}"] = number
+            found = await db.get_session("s1")
+            self.held[writer] = found or agent_session(session_data={"session_state": {"deep": {}}})
+            self.version = max(self.version, 1 if found else 0)
+            self.seen[writer], self.read_at[writer] = len(self.shared), self.version
+            return
+        session = self.held[writer]
+        data, before = session.session_data, copy.deepcopy(session.session_data)
+        name, told = f"own{writer}", db.conflicts["overwritten"]
+        if what in ("save own", "save strictly"):
+            data["session_state"][name] = value
         elif what == "save deep":
-            state["deep"][f"own{writer}"] = deep[f"own{writer}"] = number
+            data["session_state"]["deep"][name] = value
+        elif what == "save shared":
+            data["session_state"]["shared"] = value
         else:
-            state["shared"] = number
-            others = [value for by, value in shared_by[seen_shared[writer] :] if by != writer]
-            overwritten += bool(others)
-            shared_by.append((writer, number))
-            seen_shared[writer] = len(shared_by)
-        before = handle.conflicts["overwritten"]
-        assert await handle.upsert_session(session) is not None
-        if what != "save shared":
-            assert handle.conflicts["overwritten"] == before
-    found = (await handles[0].get_session_data("s1"))["session_state"]  # type: ignore[index]
-    assert {key: value for key, value in found.items() if key.startswith("own")} == expected
-    assert found["deep"] == deep
-    assert found["shared"] == (shared_by[-1][1] if shared_by else None)
-    assert sum(handle.conflicts["overwritten"] for handle in handles) == overwritten
+            metrics = data.setdefault("session_metrics", {})
+            metrics["total_tokens"] = metrics.get("total_tokens", 0) + value % 3
+        if what == "save strictly":
+            if self.read_at[writer] != self.version:
+                with pytest.raises(SessionConflictError):
+                    await db.save_session(session)
+                session.session_data = before
+                return
+            assert await db.save_session(session) is True
+        else:
+            assert await db.upsert_session(session) is not None
+        self.version += 1
+        if what == "save shared":
+            self.overwritten += any(by != writer for by, _ in self.shared[self.seen[writer] :])
+            self.shared.append((writer, value))
+            self.seen[writer] = len(self.shared)
+        else:
+            assert db.conflicts["overwritten"] == told
+        self.own |= {name: value} if what in ("save own", "save strictly") else {}
+        self.deep |= {name: value} if what == "save deep" else {}
+        self.tokens += value % 3 if what == "count" else 0
+        if await db.get_session_data("s1") == session.session_data:
+            self.read_at[writer] = self.version  # he holds all that there is
+
+    async def check(self) -> None:
+        found = await self.handles[0].get_session_data("s1")
+        state = found["session_state"] if found is not None else {}
+        assert {key: value for key, value in state.items() if key.startswith("own")} == self.own
+        assert state.get("deep", {}) == self.deep
+        assert state.get("shared") == (self.shared[-1][1] if self.shared else None)
+        assert (found or {}).get("session_metrics", {}).get("total_tokens", 0) == self.tokens
+        assert sum(handle.conflicts["overwritten"] for handle in self.handles) == self.overwritten
+        for handle in self.handles:
+            await close(handle.raw)
+
+
+@pytest.mark.cells("memory-sync", "memory-async-standalone")
+@given(
+    order=st.lists(
+        st.tuples(st.integers(0, 2), st.sampled_from(["read", "save", "update", "upsert", "delete"])),
+        min_size=4,
+        max_size=24,
+    )
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_save_under_a_version_is_of_what_was_read(cell: Cell, order: list[tuple[int, str]]) -> None:
+    asyncio.run(_under_versions(cell, order))
+
+
+async def _under_versions(cell: Cell, order: list[tuple[int, str]]) -> None:
+    """Each content that is stored has a number of its own; who saves must have read the one that is there."""
+    with cell.storage() as storage:
+        handles = [Awaitable(cell.open(storage)) for _ in range(3)]
+        content: int | None = None
+        held: dict[int, tuple[Any, int | None]] = {number: (agent_session(), None) for number in range(3)}
+        for value, (writer, what) in enumerate(order, 1):
+            db, (session, read) = handles[writer], held[writer]
+            if what == "read":
+                found = await db.get_session("s1")
+                assert (found.metadata["v"] if found else None) == content
+                held[writer] = (found or agent_session(), content)
+            elif what == "save":
+                session.metadata = {"v": value}
+                if read == content:
+                    assert await db.save_session(session) is True
+                    content, held[writer] = value, (session, value)
+                else:
+                    with pytest.raises(SessionConflictError):
+                        await db.save_session(session)
+            elif what == "delete":
+                assert await db.delete_session("s1") is (content is not None)
+                content = None
+            elif what == "upsert":
+                await db.upsert_session(agent_session(metadata={"v": value}))
+                content = value
+            elif content is not None:
+                await db.update_session("s1", lambda session, value=value: setattr(session, "metadata", {"v": value}))
+                content = value
+        for db in handles:
+            await close(db.raw)
 
 
 @pytest.mark.cells("memory-*", "mongo-*", "dynamo-*", "firestore-*")

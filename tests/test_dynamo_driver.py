@@ -24,8 +24,10 @@ from botocore.loaders import JSONFileLoader
 
 from agno_docstores import keys
 from agno_docstores.codec import Json
+from agno_docstores.conformance.compactions import compaction
 from agno_docstores.conformance.driver import history, ids, run, scanned, session, store
 from agno_docstores.conformance.plugin import Awaitable, close
+from agno_docstores.conformance.tool_results import result_of
 from agno_docstores.errors import (
     Conflict,
     PayloadTooLargeError,
@@ -222,6 +224,21 @@ async def test_a_run_of_5_kb_costs_12_units_in_one_request(db: Any) -> None:
     written = [i for i in await items(db.raw._engine.driver) if i["sk"]["S"] != keys.encode(("sessions",))]
     assert len(written) == 3
     assert sum(2 * -(-item_bytes(item) // 1024) + (2 if "lsi" in item else 0) for item in written) <= 12
+
+
+@LOCAL
+async def test_that_a_tool_result_or_a_compaction_is_a_users_costs_one_index_entry(db: Any) -> None:
+    await db.upsert_tool_result(result_of("first"))
+    await db.upsert_compaction(compaction("first"))
+    units, costs = Units(client_of(db.raw)), {}
+    for user in (None, "u"):
+        await db.upsert_tool_result(result_of(f"of {user}", user_id=user))
+        results = units.total
+        await db.upsert_compaction(compaction(f"of {user}", user_id=user))
+        costs[user] = (results, units.total - results)
+        units.total = 0
+    print("BUDGET write units of a tool result, of a compaction:", costs)
+    assert [own - nobodys for own, nobodys in zip(costs["u"], costs[None], strict=True)] == [2, 2]
 
 
 @LOCAL

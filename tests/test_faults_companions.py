@@ -200,17 +200,24 @@ async def test_a_turn_that_begins_a_session_anew_keeps_what_it_wrote_before_it_s
         now = 1_700_000_000.0
         monkeypatch.setattr(type(db.raw.io), "now", lambda self: now)
         await prepared(db)
-        now += 1000
+        now += 60
+        await db.upsert_session(agent_session("s2", user_id="u"))
+        now += 60
         await append(db, "s1-new", subpath="new")
+        await append(db, "s1-next")
         await db.upsert_compaction(compaction("new", "s1"))
         await db.upsert_tool_result(result_of("new", "s1"))
         await db.upsert_session(agent_session("s1", user_id="v"))
         assert await texts(db, subpath="new") == ["s1-new"]
-        assert await texts(db) == ["s2-1", "s2-2"] and await db.list_transcript_subpaths(*KEY) == ["new", "s2"]
+        assert await texts(db) == ["s2-1", "s2-2", "s1-next"] and await db.list_transcript_subpaths(*KEY) == [
+            "new",
+            "s2",
+        ]
         assert [row["compaction_id"] for row in await db.get_compactions_for_session("s1")] == ["new"]
         assert [row["result_id"] for row in await db.get_tool_results_for_session("s1")] == ["new"]
-        await db.sweep()
-        assert await texts(db) == [] and await db.get_tool_results_for_session("s2") == []
+        now += 60
+        assert (await db.sweep()).sessions == 1
+        assert await texts(db) == ["s1-next"] and await db.get_tool_results_for_session("s2") == []
         assert await db.get_compactions_for_session("s2") == []
         await close(db.raw)
 

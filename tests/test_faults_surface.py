@@ -383,7 +383,8 @@ REPORTING = {"purge_user", "sweep"}
 ATTEMPTS, WAITED = 5, 4.25
 #: Methods that go on after an operation that failed, and with how many: `purge_user` with each kind of record, `sweep`
 #: with what is no session; metrics are read although they could not be brought up to date. The others ask for several
-#: things at once: a user's contents and the shared ones, jobs that wait and jobs whose worker is lost.
+#: things at once: a user's contents and the shared ones, what a session has and whether it lives, jobs that wait and
+#: jobs whose worker is lost.
 OPERATIONS = {
     "authz_name_is_role": 2,
     "claim_due_schedule": 2,
@@ -392,14 +393,15 @@ OPERATIONS = {
     "ensure_jobs_table": 2,
     "get_knowledge_contents": 2,
     "get_metrics": 2,
+    "get_tool_results_for_session": 2,
     "list_authz_roles": 2,
-    "purge_user": 21,
+    "purge_user": 23,
     "queue_stats": 6,
     "sweep": 2,
 }
 LOSSES, LOST_WAITED = 40, 17.7  # of one transaction against other writers; seconds between them, at most
 #: What takes more than one transaction: an insert, which is tried before anything is read; each record of a user's.
-MOST_CONFLICTS = {"insert_session_if_absent": 1.1, "purge_user": 14}
+MOST_CONFLICTS = {"insert_session_if_absent": 1.1, "purge_user": 18}
 #: What says nothing where it lost: a session that somebody else is counting is left to him, or to the next count; a
 #: schedule to the worker that was faster; a job that ended to whoever cleans up as well.
 LEFT_TO_OTHERS: dict[str, Any] = {"calculate_metrics": None, "claim_due_schedule": None, "cleanup_jobs": 0}

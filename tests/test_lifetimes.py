@@ -10,16 +10,27 @@ import gc
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from agno_docstores import AsyncMemoryDocstore, DocstoreError, MemoryDocstore, SessionConfig, SessionNotFoundError
-from agno_docstores.conformance.lifetimes import LIFE, Clock, clock, ids, talk  # noqa: F401
+from agno_docstores import (
+    AsyncMemoryDocstore,
+    DocstoreError,
+    MemoryDocstore,
+    SessionConfig,
+    SessionNotFoundError,
+    summary_hook,
+)
+from agno_docstores.conformance.compactions import offered
+from agno_docstores.conformance.lifetimes import LIFE, Clock, clock, ids, leave, left, only, talk  # noqa: F401
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.tool_results import result_of
+from agno_docstores.conformance.transcripts import KEY, append
 from agno_docstores.domains.lifetimes import CLAIM, Lifetimes
 from agno_docstores.history import GRACE, history_ref, run_ref, session_ref
 from agno_docstores.kernel import new_token
@@ -27,7 +38,7 @@ from agno_docstores.lifetimes import HELD
 from agno_docstores.port import EVERYTHING, Delete, Span
 from agno_docstores.schema import KINDS, reminder_ref
 from agno_docstores.tallies import tally_ref
-from tests.faults import MOST_CALLS, Crashed, Fault, places, replays
+from tests.faults import CRASHES, MOST_CALLS, Crashed, Fault, places, replays
 
 CELLS = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-async-embedded")
 EVERYWHERE = pytest.mark.cells("memory-*", "mongo-*", "dynamo-*", "firestore-*")
@@ -94,6 +105,63 @@ async def test_what_the_store_reaps_leaves_nothing_behind(db: Any, clock: Clock)
     assert await contents(other) == set()
 
 
+@EVERYWHERE
+@pytest.mark.parametrize("put_off", [False, True], ids=["as first due", "put off since"])
+async def test_what_goes_with_a_session_is_not_seen_when_the_store_has_reaped_it(
+    db: Any,
+    clock: Clock,  # noqa: F811
+    put_off: bool,
+) -> None:
+    db = clock.open()
+    await talk(db, "s1", "r1")
+    await leave(db, "first")
+    if put_off:
+        clock.move(LIFE // 2)
+        await talk(db, "s1")
+        clock.move(LIFE // 2 + 1)  # later than its first expiry, of which the reminder tells
+        await leave(db, "old")
+        await db.upsert_run(run_of("r2"), "s1", "u")
+    clock.move(LIFE)
+    names = ("first", "old", "other", "new")
+    await talk(db, "s2")
+    await leave(db, "other", "s2")
+    await reap(db, "s1")
+    for reader in (db, clock.open(), clock.open(session_config=None)):
+        assert await left(reader, *names) == only(db, "other")
+    clock.move(1)
+    await leave(db, "new")
+    for reader in (db, clock.open(), clock.open(session_config=None)):
+        assert await left(reader, *names) == only(db, "other", "new")
+    await talk(db, "s1", user_id="v")
+    assert await left(db, *names) == only(db, "other", "new")
+    await clock.open().sweep()
+    assert await left(db, *names) == only(db, "other", "new")
+    stored = {id for kind, id in await contents(db) if kind in ("compactions", "tool_results")}
+    assert stored == {"other", "new"}
+    clock.move(LIFE + CLAIM)
+    await reap(db, "s1")
+    await clock.open().sweep()
+    assert await left(db, *names) == {read: [] for read in only(db)}
+
+
+@EVERYWHERE
+async def test_a_sweep_of_what_the_store_reaped_leaves_what_the_next_turn_has_written(
+    db: Any,
+    clock: Clock,  # noqa: F811
+) -> None:
+    db = clock.open()
+    await talk(db, "s1", "r1")
+    await leave(db, "old")
+    clock.move(LIFE)
+    await reap(db, "s1")
+    clock.move(1)
+    await leave(db, "new")
+    assert (await clock.open().sweep()).complete
+    assert await left(db, "old", "new") == only(db, "new")
+    await talk(db, "s1", user_id="v")
+    assert await left(db, "old", "new") == only(db, "new")
+
+
 # --- Kills and others at work -----------------------------------------------------------------------------------------
 
 
@@ -138,6 +206,31 @@ async def test_a_sweep_that_is_struck_at_any_call_is_finished_by_the_next(
         assert again.complete
         assert await contents(survivor) == staying, str(replay)
         assert await run_ids(survivor, "held") == ["d1", "d2"] and await run_ids(survivor, "young") == ["e1"]
+
+
+@pytest.mark.cells("memory-sync*", "mongo-sync-standalone")
+@pytest.mark.parametrize("reaped", [False, True], ids=["not reaped", "reaped"])
+@pytest.mark.parametrize("kind", CRASHES)
+async def test_the_next_session_has_what_its_turn_wrote_wherever_the_removal_of_the_last_stops(
+    cell: Any, runner: Any, kind: str, reaped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async for replay in replays(cell, [kind]):
+        time = Clock(replay.open, monkeypatch)
+        db, survivor = time.open(), time.open()
+        await talk(db, "s1", "r1")
+        await leave(db, "old")
+        time.move(LIFE)
+        if reaped:
+            await reap(db, "s1")
+        time.move(1)
+        await leave(db, "new")
+        with suppress(Crashed):
+            await replay.strike(db, lambda db: db.upsert_session(agent_session("s1", user_id="v")))
+        assert await left(survivor, "old", "new") == only(survivor, "new"), str(replay)
+        await survivor.upsert_session(agent_session("s1", user_id="v"))
+        assert await left(survivor, "old", "new") == only(survivor, "new"), str(replay)
+        stored = {id for kind, id in await contents(survivor) if kind in ("compactions", "tool_results", "runs")}
+        assert stored == {"new"}, str(replay)
 
 
 class Meanwhile:
@@ -349,6 +442,41 @@ async def test_a_sweep_costs_what_is_due_and_not_what_is_there(db: Any, clock: C
     assert costs[0] == costs[1] <= 3 * shards, costs
 
 
+@pytest.mark.cells("memory-*", "mongo-sync-standalone", "dynamo-*-local", "firestore-sync-google")
+@pytest.mark.parametrize("life", [LIFE, None])
+async def test_whether_a_session_has_ended_costs_a_read_of_what_it_has_one_request(
+    db: Any,
+    clock: Clock,  # noqa: F811
+    life: int | None,
+) -> None:
+    db = clock.open(session_config=None if life is None else {"ttl": life})
+    for session, name in (("s1", "a"), ("s2", "b")):
+        await talk(db, session)
+        await leave(db, name, session)
+    dynamo = db._engine.driver.store == "dynamo"  # which finds a child by its id in two reads, and bodies by an index
+    reads: dict[str, tuple[int, tuple[str, ...]]] = {
+        "get_tool_result": (2 + dynamo, ("a",)),
+        "get_tool_results_for_session": (2, ("s1",)),
+        "get_transcript_entries": (3, KEY),
+        "list_transcript_sessions": (2 + dynamo, KEY[:2]),
+        "list_transcript_subpaths": (2, KEY),
+    }
+    if offered(db):
+        reads |= {
+            "get_compaction": (2 + dynamo, ("a",)),
+            "get_compactions_for_session": (2, ("s1",)),
+            "search_compactions": (2, ("s1", "said")),
+        }
+    for name, (requests, arguments) in reads.items():
+        before = db.io.calls.total()
+        assert await getattr(db, name)(*arguments)
+        assert db.io.calls.total() - before == requests, name
+    before = db.io.calls.total()
+    await db.upsert_tool_result(result_of("new", "s1"))
+    await append(db, "more")
+    assert db.io.calls.total() - before == (3 if db._engine.driver.atomic else 6), "what they cost without"
+
+
 # --- The timer --------------------------------------------------------------------------------------------------------
 
 
@@ -392,6 +520,13 @@ def test_a_sync_store_sweeps_on_a_thread_when_asked(monkeypatch: pytest.MonkeyPa
     gc.collect()
     thread.join(30)
     assert threads() == [], "a store that nobody holds does not sweep"
+
+
+def test_a_hook_that_is_made_is_no_operation_yet() -> None:
+    """An agent is often built before there is a loop."""
+    for kind in (MemoryDocstore, AsyncMemoryDocstore):
+        summary_hook(kind(session_config={"ttl": 100, "cleanup_interval": 60}))
+    assert threads() == []
 
 
 async def test_an_async_store_sweeps_on_its_loop_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:

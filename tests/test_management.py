@@ -43,6 +43,7 @@ ONE_OF_EACH = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo
 def test_every_kind_that_has_an_owner_is_purged() -> None:
     """Runs go with their session, tallies and histories too; what belongs to a trace goes with it."""
     owned = {kind.name for kind in KINDS.values() if "user_id" in kind.fields}
+    assert {"compactions", "tool_results"} <= owned
     assert owned == {kind.name for kind, _ in OWNED} | {SESSIONS.name, HISTORIES.name, RUNS.name, TALLIES.name}
 
 
@@ -368,6 +369,14 @@ def test_arguments_that_contradict_each_other_are_refused(tmp_path: Path) -> Non
 
     with pytest.raises(TypeError, match="plain function"):
         AsyncMemoryDocstore(save=save)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="JsonFile"):
+        MemoryDocstore(persist="dev.json")  # type: ignore[arg-type]
+    for size in ("5", -1, 1.5, True):
+        with pytest.raises(ValueError, match="cache_bytes"):
+            MemoryDocstore(cache_bytes=size)  # type: ignore[arg-type]
+    for limit in (None, -1, "5"):
+        with pytest.raises(ValueError, match="limit"):
+            MemoryDocstore().get_recent_sessions(limit=limit)
 
 
 def test_writers_in_threads_leave_a_whole_file(tmp_path: Path) -> None:

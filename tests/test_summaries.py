@@ -13,7 +13,7 @@ import pytest
 from agno.run import RunContext
 from agno.session.summary import SessionSummary, SessionSummaryManager
 
-from agno_docstores import StoreUnavailableError, SummaryPolicy, summary_hook
+from agno_docstores import StoreUnavailableError, SummaryPolicy, session_records, summary_hook
 from agno_docstores.conformance.framework import agent_on, ask
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
@@ -46,7 +46,14 @@ async def state(db: Any) -> dict[str, Any]:
     return {**row, "summary": summary, "runs": runs}
 
 
+@pytest.fixture
+def same_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The versions of every session begin with the same one, so that they can be compared."""
+    monkeypatch.setattr(session_records, "first_version", lambda now: 1)
+
+
 @CELLS
+@pytest.mark.usefixtures("same_versions")
 async def test_passing_faults_are_not_noticed(cell: Any, runner: Any) -> None:
     async def made(db: Any) -> str:
         manager = manager_of(db)
@@ -58,6 +65,7 @@ async def test_passing_faults_are_not_noticed(cell: Any, runner: Any) -> None:
 
 
 @CELLS
+@pytest.mark.usefixtures("same_versions")
 async def test_a_process_may_die_at_any_call(cell: Any, runner: Any) -> None:
     """Before the lease has passed another makes the summary or leaves it; then it is made. Nothing else changes."""
     done: dict[str, Any] = {}

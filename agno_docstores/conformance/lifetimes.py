@@ -15,10 +15,14 @@ import pytest
 from agno.db.base import SessionType
 from agno.run.base import RunStatus
 from agno.run.status_persist import RunPersistOutcome
+from agno.session.summary import SessionSummary
 
+from agno_docstores.conformance.compactions import compaction, offered
 from agno_docstores.conformance.plugin import Awaitable
 from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.tool_results import result_of
+from agno_docstores.conformance.transcripts import KEY, append, entry, texts
 from agno_docstores.errors import SessionConflictError, SessionNotFoundError
 
 LIFE = 100_000  # seconds; far more than a test takes, so that no store's own reaper has a part in it
@@ -59,6 +63,50 @@ async def ids(db: Any, **filters: Any) -> list[str]:
     return sorted(session.session_id for session in await db.get_sessions(include_runs=False, **filters))
 
 
+async def leave(db: Any, name: str, session_id: str = "s1") -> None:
+    """What a turn writes besides runs, all of it under one name: in a transcript that others add to, in a subpath of it
+    and in a transcript of its own; a tool result, the time of which is over; a compaction."""
+    await append(db, name, session=session_id)
+    await append(db, name, session=session_id, subpath=name)
+    await append(db, name, session=session_id, key=(*KEY[:2], name))
+    await db.upsert_tool_result(result_of(name, session_id, preview=f"preview of {name}", expires_at=1))
+    if offered(db):
+        await db.upsert_compaction(compaction(name, session_id))
+
+
+async def left(db: Any, *names: str) -> dict[str, list[str]]:
+    """Which of these names each read shows."""
+    sessions, subpaths = await db.list_transcript_sessions(*KEY[:2]), await db.list_transcript_subpaths(*KEY)
+    shown: dict[str, Any] = {
+        "entries": await texts(db),
+        "entries of a subpath": [name for name in names if await texts(db, subpath=name)],
+        "entries of its own transcript": [name for name in names if await texts(db, *KEY[:2], name)],
+        "transcripts": [one["session_id"] for one in sessions if one["session_id"] != KEY[2]],
+        "subpaths": subpaths,
+        "result": [name for name in names if await db.get_tool_result(name)],
+    }
+    results = [row for session in ("s1", "s2") for row in await db.get_tool_results_for_session(session)]
+    assert all(row["preview"] == f"preview of {row['result_id']}" for row in results)
+    shown["results"] = [row["result_id"] for row in results]
+    if offered(db):
+        shown["compaction"] = [name for name in names if await db.get_compaction(name)]
+        for read, arguments in (("get_compactions_for_session", ()), ("search_compactions", ("said in",))):
+            rows = [row for session in ("s1", "s2") for row in await getattr(db, read)(session, *arguments)]
+            shown[read] = [row["compaction_id"] for row in rows]
+    return {read: sorted(found) for read, found in shown.items()}
+
+
+def only(db: Any, *names: str) -> dict[str, list[str]]:
+    """What `left` gives if each read shows these, and no others."""
+    reads = [
+        "entries", "entries of a subpath", "entries of its own transcript", "transcripts", "subpaths",
+        "result", "results",
+    ]  # fmt: skip
+    if offered(db):
+        reads += ["compaction", "get_compactions_for_session", "search_compactions"]
+    return dict.fromkeys(reads, sorted(names))
+
+
 # --- Expired ----------------------------------------------------------------------------------------------------------
 
 
@@ -66,12 +114,19 @@ async def test_nothing_shows_a_session_that_has_expired(db: Any, clock: Clock) -
     db = clock.open()
     await talk(db, "s1", "r1", "r2")
     await db.upsert_run(run_of("waiting", status="PENDING"), "s1", "u")
+    await leave(db, "of s1")
     clock.move(LIFE // 2)
     await talk(db, "s2", "r3")
+    await leave(db, "of s2", "s2")
     read_before = await db.get_session("s1")
     clock.move(LIFE - LIFE // 2 - 1)
     assert await run_ids(db, "s1") == ["r1", "r2", "waiting"] and await ids(db) == ["s1", "s2"]
+    assert await left(db, "of s1", "of s2") == only(db, "of s1", "of s2")
     clock.move(1)
+    for reader in (db, clock.open(), clock.open(session_config=None)):  # also one that gives sessions no lifetime
+        assert await left(reader, "of s1", "of s2") == only(db, "of s2")
+        # But that by which Agno deletes their content, which would else stay for good.
+        assert {row["result_id"] for row in await reader.get_expired_tool_results(1)} == {"of s1", "of s2"}
     for reader in (db, clock.open()):  # what a handle remembers makes no difference
         for options in ({}, {"deserialize": False}, {"user_id": "u"}, {"runs_limit": 1}):
             assert await reader.get_session("s1", **options) is None
@@ -111,6 +166,38 @@ async def test_nothing_shows_a_session_that_has_expired(db: Any, clock: Clock) -
     assert await run_ids(db, "s2") == ["r3"]
 
 
+async def test_a_turn_that_outlives_its_session_brings_nothing_of_it_back(db: Any, clock: Clock) -> None:
+    """A save of an object that was read before: what its turn has made begins a new session."""
+    db = clock.open()
+    metrics = {"input_tokens": 10, "details": {"model": [{"id": "m", "input_tokens": 10}]}}
+    data = {"session_state": {"secret": 1, "deep": {"old": 1}}, "session_name": "old", "session_metrics": metrics}
+    told: dict[str, Any] = {"agent_data": {"name": "a"}, "metadata": {"m": 1, "n": 1}}
+    await db.upsert_session(
+        agent_session(user_id="u", session_data=data, summary=SessionSummary(summary="of old"), **told)
+    )
+    held, strict = await db.get_session("s1"), clock.open(on_conflict="raise")
+    as_told = await strict.get_session("s1")
+    clock.move(LIFE)
+    held.session_data["session_state"]["deep"]["new"] = 2
+    held.session_data["session_metrics"]["input_tokens"] = 17
+    held.session_data["session_metrics"]["details"]["model"][0]["input_tokens"] = 17
+    held.metadata["n"] = 2
+    with pytest.raises(SessionConflictError):
+        await strict.upsert_session(as_told)
+    assert await db.upsert_session(held) is not None
+    for reader in (db, clock.open()):
+        row = await reader.get_session("s1", deserialize=False)
+        assert row["session_data"] == {
+            "session_state": {"deep": {"new": 2}},
+            "session_metrics": {"input_tokens": 7, "details": {"model": [{"id": "m", "input_tokens": 7}]}},
+        }
+        assert (row["agent_data"], row["metadata"], row["summary"]) == ({"name": "a"}, {"n": 2}, None)
+        assert row["created_at"] == clock.now
+    held.session_data["session_state"]["deep"]["newer"] = 3
+    await db.upsert_session(held)
+    assert (await db.get_session_data("s1"))["session_state"] == {"deep": {"new": 2, "newer": 3}}
+
+
 async def test_a_session_begun_anew_has_nothing_of_the_one_that_expired(db: Any, clock: Clock) -> None:
     for begin in ("upsert_session", "insert_session_if_absent", "save_session"):
         db = clock.open()
@@ -123,10 +210,76 @@ async def test_a_session_begun_anew_has_nothing_of_the_one_that_expired(db: Any,
         await other.upsert_run(run_of(f"{begin}-old", content="again"), begin, "v")
         for reader in (db, other):
             row = await reader.get_session(begin, deserialize=False)
-            assert (row["user_id"], row["session_data"], row["version"]) == ("v", {"fresh": True}, 1)
+            assert (row["user_id"], row["session_data"]) == ("v", {"fresh": True})
             assert [run["content"] for run in row["runs"]] == [f"content of {begin}-new", "again"]
             rows, _ = await reader.get_runs(session_id=begin, deserialize=False)
             assert [row["run_index"] for row in rows] == [0, 1]
+
+
+async def test_what_was_written_since_a_session_expired_is_the_next_ones(db: Any, clock: Clock) -> None:
+    """A turn saves its session last."""
+    db = clock.open()
+    await talk(db, "s1")
+    await leave(db, "old")
+    clock.move(LIFE // 2)
+    await talk(db, "s2")
+    await leave(db, "other", "s2")
+    clock.move(LIFE // 2 + 1)
+    await leave(db, "new")
+    for reader in (db, clock.open()):
+        assert await left(reader, "old", "new", "other") == only(db, "new", "other")
+        assert [row["result_id"] for row in await reader.get_tool_results_for_session("s1", limit=1)] == ["new"]
+        if offered(db):
+            assert [row["compaction_id"] for row in await reader.get_compactions_for_session("s1", limit=1)] == ["new"]
+    await talk(db, "s1", user_id="v")
+    assert await left(db, "old", "new", "other") == only(db, "new", "other")
+    assert (await clock.open().sweep()).sessions == 0
+    assert await left(db, "old", "new", "other") == only(db, "new", "other")
+    assert await db.delete_session("s1") is True
+    assert await left(db, "old", "new", "other") == only(db, "other")
+
+
+async def test_what_an_expired_session_left_is_in_nobodys_way(db: Any, clock: Clock) -> None:
+    """Its ids may be used again, and what is written under them is new."""
+    db = clock.open()
+    await talk(db, "s1")
+    for name in ("old", "taken", "moved"):
+        await leave(db, name)
+    await db.upsert_tool_result(result_of("partial", "s1", user_id="u"))
+    clock.move(LIFE // 2)
+    await talk(db, "s2")
+    await leave(db, "other", "s2")
+    clock.move(LIFE // 2 + 1)
+    again = result_of("old", "s1", created_at=7)
+    await db.upsert_tool_result(again)
+    await db.upsert_tool_result(result_of("taken", "s2"))
+    await db.upsert_tool_result(result_of("another", "s1", path="/moved"))
+    with pytest.raises(ValueError, match="another session"):
+        await db.upsert_tool_result(result_of("other", "s1"))
+    with pytest.raises(ValueError, match="path"):  # as of a result that there is not: nothing of the old one is taken
+        await db.upsert_tool_result({"result_id": "partial", "session_id": "s1", "preview": "new"})
+    bare = {name: value for name, value in result_of("partial", "s1").items() if name not in ("user_id", "expires_at")}
+    await db.upsert_tool_result(bare)
+    await append(db, "taken", session="s2")
+    await append(db, "old")
+    if offered(db):
+        await db.upsert_compaction(compaction("old", summary="new"))
+        await db.upsert_compaction(compaction("taken", "s2", summary="new"))
+        await db.upsert_compaction(compaction("other", "s1", summary="new"))
+    for session in (None, "s1"):
+        if session is not None:
+            await talk(db, session, user_id="v")
+            await clock.open().sweep()
+        assert await db.get_tool_result("old") == again
+        assert await db.get_tool_result("partial") == result_of("partial", "s1")
+        assert await db.get_tool_result("moved") is None
+        for of, names in (("s1", {"old", "another", "partial"}), ("s2", {"taken", "other"})):
+            assert {row["result_id"] for row in await db.get_tool_results_for_session(of)} == names
+        assert await db.get_transcript_entries(*KEY) == [entry("other"), entry("taken"), entry("old")]
+        if offered(db):
+            assert await db.get_compaction("old") == compaction("old", summary="new")
+            assert await db.get_compaction("taken") == compaction("taken", "s2", summary="new")
+            assert await db.get_compaction("other") == compaction("other", "s2")
 
 
 async def test_every_write_puts_the_expiry_off_and_no_read_does(db: Any, clock: Clock) -> None:

@@ -11,6 +11,7 @@ from agno.session import AgentSession, TeamSession, WorkflowSession
 
 from agno_docstores.conformance.approvals import approval_of
 from agno_docstores.conformance.auth_tokens import token_of
+from agno_docstores.conformance.compactions import compaction, offered
 from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.knowledge import content_of
 from agno_docstores.conformance.memories import memory_of
@@ -19,6 +20,7 @@ from agno_docstores.conformance.runs import run_ids
 from agno_docstores.conformance.schedules import execution_of, schedule_of
 from agno_docstores.conformance.service_accounts import account_of
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.conformance.tool_results import result_of
 from agno_docstores.conformance.traces import span, trace
 from agno_docstores.errors import InvalidIdError, StoreError
 from agno_docstores.history import history_ref, session_ref
@@ -248,6 +250,10 @@ async def everything_of(db: Any, user: str | None) -> None:
     await db.create_approval(approval_of(f"{name}-a", user_id=user))
     await db.create_service_account(account_of(f"{name}-sa", user_id=user))
     await db.upsert_auth_token(token_of(user_id=user))
+    for home in (f"{name}-s0", f"{name}-unsaved"):  # also of a turn that died before it saved its session
+        await db.upsert_tool_result(result_of(f"{name}-o-{home}", home, user_id=user))
+        if offered(db):
+            await db.upsert_compaction(compaction(f"{name}-f-{home}", home, user_id=user))
 
 
 def is_of(user: str, kind: str, id: str, fields: dict[str, Any]) -> bool:
@@ -269,6 +275,7 @@ async def test_all_of_a_user_is_removed_and_nothing_else(db: Any, another: Calla
         "sessions": 2, "runs": 3, "memories": 1, "knowledge": 1, "evals": 1, "traces": 1, "spans": 2, "learnings": 1,
         "metrics": 2, "schedule_runs": 1, "schedules": 1, "approvals": 1, "service_accounts": 1, "auth_tokens": 1,
         "tasks": 0, "projects": 0, "sources": 0, "products": 0, "components": 0, "component_configs": 0, "jobs": 0,
+        "compactions": 2 if offered(db) else 0, "tool_results": 2,
     }  # fmt: skip
     found = await db.purge_user("u", dry_run=True)
     assert (found.user_id, found.dry_run, found.failures, found.complete) == ("u", True, (), True)
@@ -284,7 +291,24 @@ async def test_all_of_a_user_is_removed_and_nothing_else(db: Any, another: Calla
     assert ("runs", "u-guest") in after and len(after) < len(before)
     assert await db.get_session("u-s0") is None
     assert await run_ids(db, "free-s0") == ["free-r00", "u-guest"]
+    assert await db.get_tool_result("u-o-u-unsaved") is None
+    assert await db.get_tool_results_for_session("free-unsaved") == [result_of("free-o-free-unsaved", "free-unsaved")]
     assert (await db.purge_user("u")).removed == dict.fromkeys(expected, 0)
+
+
+async def test_a_user_is_purged_of_what_he_has_in_sessions_of_others(db: Any) -> None:
+    """A tool result, a compaction is its user's; what of a session is nobody's goes with the session."""
+    for user in ("u", "v"):
+        await db.upsert_session(agent_session(user, user_id=user))
+        for owner in ("u", "v", None):
+            await db.upsert_tool_result(result_of(f"{owner} in {user}", user, user_id=owner))
+            if offered(db):
+                await db.upsert_compaction(compaction(f"{owner} in {user}", user, user_id=owner))
+    report = await db.purge_user("u")
+    assert (report.removed["tool_results"], report.removed["compactions"]) == (2, 2 if offered(db) else 0)
+    left = {(kind, id) for kind, id in await contents(db) if kind in ("tool_results", "compactions")}
+    kinds = ("tool_results", "compactions") if offered(db) else ("tool_results",)
+    assert left == {(kind, f"{owner} in v") for kind in kinds for owner in ("v", None)}
 
 
 async def test_only_a_user_can_be_purged(db: Any) -> None:

@@ -108,6 +108,26 @@ async def test_what_cannot_be_done_changes_nothing(db: Any) -> None:
     assert await db.get_session("s1", deserialize=False) == before
 
 
+async def test_an_argument_of_another_kind_is_refused(db: Any) -> None:
+    """A text is a sequence, too: of letters, which nobody means."""
+    await with_state(db, {"s": 1, "log": ["x"]})
+    before = await db.get_session("s1", deserialize=False)
+    for arguments, error in (
+        ({"unset": "session_state.s"}, "unset"),
+        ({"append": {"session_state.log": "paid"}}, "session_state.log"),
+        ({"append": {"session_state.log": {"paid": 1}}}, "session_state.log"),
+        ({"append": {"session_state.log": 5}}, "session_state.log"),
+        ({"data": "abc"}, "data"),
+        ({"set": ["session_state.s"]}, "set"),
+        ({"increment": "session_state.s"}, "increment"),
+    ):
+        with pytest.raises(TypeError, match=error):
+            await db.update_session_data("s1", **arguments)
+    assert await db.get_session("s1", deserialize=False) == before
+    await db.update_session_data("s1", append={"session_state.log": (y for y in ("y", "z"))})
+    assert await state_of(db) == {"s": 1, "log": ["x", "y", "z"]}
+
+
 async def test_a_conditional_update_happens_or_changes_nothing(db: Any) -> None:
     await with_state(db, {"step": 1, "done": False})
     after = await db.update_session_data(
@@ -141,6 +161,26 @@ async def test_a_condition_is_checked_against_what_is_stored_now(db: Any, anothe
     await other.update_session_data("s1", set={"session_state.step": 5})
     await db.update_session_data("s1", set={"session_state.step": 6}, when={"session_state.step": 5})
     assert await state_of(other) == {"step": 6}
+
+
+async def test_a_predicate_judges_what_is_stored_now_and_changes_nothing(db: Any, another: Callable[[], Any]) -> None:
+    other = another()
+    await with_state(db, {})
+    await db.get_session("s1")
+    await other.update_session_data("s1", {"session_state": {"step": 2}})
+    # What this handle remembers has no step.
+    await db.update_session_data("s1", {"n": 1}, when=lambda data: data["session_state"]["step"] == 2)
+    await db.update_session_data("s1", {"n": 2}, when=lambda data: data.setdefault("left", 5) == 5)
+    assert await db.get_session_data("s1") == {"session_state": {"step": 2}, "kept": 1, "n": 2}
+    with pytest.raises(KeyError, match="nothing"):
+        await db.update_session_data("s1", {"n": 3}, when=lambda data: data["nothing"])
+
+    async def never(data: Any) -> bool:
+        return False
+
+    with pytest.raises(TypeError, match="coroutine"):
+        await db.update_session_data("s1", {"n": 4}, when=never)
+    assert (await db.get_session_data("s1"))["n"] == 2
 
 
 async def test_state_is_changed_by_its_owner_only(db: Any) -> None:
@@ -182,9 +222,14 @@ async def test_an_update_of_state_leaves_the_rest_of_the_session(db: Any) -> Non
 # --- Versions ---------------------------------------------------------------------------------------------------------
 
 
+async def version_in(db: Any, session_id: str = "s1") -> int:
+    row = await db.get_session(session_id, deserialize=False)
+    return int(row["version"])
+
+
 async def test_every_write_of_a_session_is_a_version(db: Any) -> None:
     await db.upsert_session(agent_session(user_id="u"))
-    seen = [(await db.get_session("s1", deserialize=False))["version"]]
+    seen = [await version_in(db)]
     writes: list[Callable[[], Any]] = [
         lambda: db.upsert_session(agent_session(user_id="u", metadata={"m": 1})),
         lambda: db.rename_session("s1", None, "name"),
@@ -194,10 +239,10 @@ async def test_every_write_of_a_session_is_a_version(db: Any) -> None:
     ]
     for write in writes:
         await write()
-        seen.append((await db.get_session("s1", deserialize=False))["version"])
-    assert seen == [1, 2, 3, 4, 5, 6]
+        seen.append(await version_in(db))
+    assert [version - seen[0] for version in seen] == [0, 1, 2, 3, 4, 5]
     await db.upsert_run(run_of("r1"), "s1", "v")
-    assert (await db.get_session("s1", deserialize=False))["version"] == 6, "a run is no change of the session"
+    assert await version_in(db) == seen[-1], "a run is no change of the session"
 
 
 async def test_a_session_is_saved_if_nobody_else_has(db: Any, another: Callable[[], Any]) -> None:
@@ -208,8 +253,8 @@ async def test_a_session_is_saved_if_nobody_else_has(db: Any, another: Callable[
     mine.session_data["session_state"]["a"] = 9
     with pytest.raises(SessionConflictError) as caught:
         await db.save_session(mine)
-    error = caught.value
-    assert (error.session_id, error.expected, error.found) == ("s1", 1, 2)
+    error, now = caught.value, await version_in(db)
+    assert (error.session_id, error.expected, error.found) == ("s1", now - 1, now)
     assert error.changed == ("session_data.session_state.b",)
     assert await state_of(db) == {"a": 1, "b": 2}
     fresh = await db.get_session("s1")
@@ -237,30 +282,89 @@ async def test_the_version_travels_with_copies(db: Any) -> None:
 async def test_rows_carry_their_version(db: Any) -> None:
     await with_state(db, {"a": 1})
     row = await db.get_session("s1", deserialize=False)
+    first, plain = row["version"], {name: value for name, value in row.items() if name != "version"}
     row["metadata"] = {"m": 1}
     assert await db.save_session(row) is True
+    assert row["version"] == first + 1 == await version_in(db)
+    row["metadata"] = {"m": 2}
+    assert await db.save_session(row) is True, "it counts as read when it was saved"
     with pytest.raises(SessionConflictError) as caught:
-        await db.save_session(row)
-    assert (caught.value.expected, caught.value.found, caught.value.changed) == (1, 2, None)
-    plain = {name: value for name, value in row.items() if name != "version"}
-    assert await db.save_session(plain, expected_version=2) is True
+        await db.save_session({**plain, "version": first})
+    assert (caught.value.expected, caught.value.found, caught.value.changed) == (first, first + 2, None)
+    assert await db.save_session(plain, expected_version=first + 2) is True
     with pytest.raises(SessionConflictError):
-        await db.save_session(plain, expected_version=2)
+        await db.save_session({**plain, "version": None}, expected_version=first + 2)
     (listed,), _ = await db.get_sessions(deserialize=False)
-    assert listed["version"] == 3
+    assert listed["version"] == first + 3
+
+
+async def test_a_row_says_what_it_was_read_at_and_all_it_is(db: Any) -> None:
+    await with_state(db, {"a": 1})
+    row = await db.get_session("s1", deserialize=False)
+    with pytest.raises(ValueError, match="expected_version"):
+        await db.save_session({**row, "version": None})
+    for missing in ("agent_id", "user_id", "session_data", "agent_data", "metadata", "summary"):
+        with pytest.raises(ValueError, match=missing):
+            await db.save_session({name: value for name, value in row.items() if name != missing})
+    for version in ("1", 1.0, True):
+        with pytest.raises(TypeError, match="version"):
+            await db.save_session(row, expected_version=version)
+    assert await db.get_session("s1", deserialize=False) == row
 
 
 async def test_what_was_never_read_must_be_new(db: Any) -> None:
     assert await db.save_session(agent_session(user_id="u", metadata={"n": 1})) is True
     with pytest.raises(SessionConflictError) as caught:
         await db.save_session(agent_session(user_id="u", metadata={"n": 2}))
-    assert (caught.value.expected, caught.value.found) == (0, 1)
+    first = await version_in(db)
+    assert (caught.value.expected, caught.value.found) == (0, first)
     read = await db.get_session("s1")
     await db.delete_session("s1")
     with pytest.raises(SessionConflictError) as caught:
         await db.save_session(read)
-    assert (caught.value.expected, caught.value.found) == (1, None)
+    assert (caught.value.expected, caught.value.found) == (first, None)
     assert await db.get_session("s1") is None
+
+
+async def test_a_session_begun_anew_is_not_the_one_that_was_read(db: Any, another: Callable[..., Any]) -> None:
+    """Whether it is saved under its version, changed by a function, or upserted by whom conflicts are to be told."""
+    other, strict = another(), another(on_conflict="raise")
+
+    async def begin_anew(text: str) -> None:
+        await other.delete_session("s1")
+        await other.upsert_session(agent_session(session_data={"text": text}))
+
+    await begin_anew("old")
+    held, told = await db.get_session("s1"), await strict.get_session("s1")
+    row = await db.get_session("s1", deserialize=False)
+    await begin_anew("new")
+    held.metadata = told.metadata = row["metadata"] = {"m": 1}
+    saves: list[Callable[[], Any]] = [
+        lambda: db.save_session(held),
+        lambda: db.save_session(row),
+        lambda: strict.upsert_session(told),
+    ]
+    for save in saves:
+        with pytest.raises(SessionConflictError) as caught:
+            await save()
+        assert caught.value.found == await version_in(db) != caught.value.expected
+    found = await db.get_session("s1")
+    assert (found.session_data, found.metadata) == ({"text": "new"}, None)
+
+
+async def test_a_session_inserted_counts_as_read(db: Any, another: Callable[[], Any]) -> None:
+    session = agent_session(session_data={"session_state": {"n": 1}})
+    assert await db.insert_session_if_absent(session) is True
+    await another().update_session_data("s1", {"session_state": {"theirs": 1}})
+    assert session.session_data is not None
+    session.session_data["session_state"]["mine"] = 1
+    await db.upsert_session(session)
+    assert await state_of(db) == {"n": 1, "theirs": 1, "mine": 1}
+    new = agent_session("s2")
+    assert await db.insert_session_if_absent(new) is True
+    new.metadata = {"m": 1}
+    assert await db.save_session(new) is True
+    assert await db.insert_session_if_absent(new) is False
 
 
 async def test_a_strangers_session_is_not_saved(db: Any) -> None:
@@ -341,6 +445,23 @@ async def test_an_async_store_takes_an_async_function(db: Any) -> None:
         assert (await db.update_session("s1", change)).metadata == {"async": True}
     else:
         assert (await db.update_session("s1", lambda session: setattr(session, "metadata", {"sync": 1}))).metadata
+        with pytest.raises(TypeError, match="async store"):
+            await db.update_session("s1", change)
+
+
+async def test_an_update_by_function_is_of_the_session_it_names(db: Any) -> None:
+    await with_state(db, {"n": 1})
+    await with_state(db, {"n": 2}, "s2")
+
+    def become_another(session: Any) -> None:
+        session.session_id = "s2"
+
+    for change in (become_another, lambda session: agent_session("s2", session_data={})):
+        with pytest.raises(ValueError, match="'s1'"):
+            await db.update_session("s1", change)
+    with pytest.raises(ValueError, match="max_retries"):
+        await db.update_session("s1", lambda session: None, max_retries=-1)
+    assert (await state_of(db), await state_of(db, "s2")) == ({"n": 1}, {"n": 2})
 
 
 # --- Two turns at once ------------------------------------------------------------------------------------------------
@@ -397,12 +518,75 @@ async def test_of_two_turns_that_change_one_key_the_later_wins_and_it_is_told(
     assert other.conflicts == {"merged": 0, "overwritten": 0}
 
 
-async def test_two_first_turns_of_one_session_both_survive(db: Any, another: Callable[[], Any]) -> None:
+@pytest.mark.parametrize("handles", [1, 2])
+async def test_first_turns_of_one_session_all_survive(db: Any, another: Callable[..., Any], handles: int) -> None:
+    """In one process, as of AgentOS, or in several."""
+    turns = {"a": db, "b": db if handles == 1 else another(), "c": db}
+    for turn in turns.values():
+        assert await turn.get_session("s1") is None
+    for number, (name, turn) in enumerate(turns.items()):
+        data = {"session_state": {name: number}, "session_metrics": {"input_tokens": 10}}
+        await turn.upsert_session(agent_session(session_data=data))
+    assert await db.get_session_data("s1") == {
+        "session_state": {"a": 0, "b": 1, "c": 2},
+        "session_metrics": {"input_tokens": 30},
+    }
+    await db.upsert_session(agent_session(session_data={"session_state": {"d": 3}}))
+    assert await db.get_session_data("s1") == {"session_state": {"d": 3}}, "which nobody had asked for"
+
+
+async def test_a_first_turn_is_told_of_another(db: Any, another: Callable[..., Any]) -> None:
+    strict = another(on_conflict="raise")
+    assert await strict.get_session("s1") is None and await strict.get_session("s1") is None
+    await strict.upsert_session(agent_session(session_data={"a": 1}))
+    with pytest.raises(SessionConflictError) as caught:
+        await strict.upsert_session(agent_session(session_data={"b": 1}))
+    assert (caught.value.expected, caught.value.found) == (0, await version_in(db))
+    assert await db.get_session_data("s1") == {"a": 1}
+
+
+async def test_what_two_turns_count_is_added_up(db: Any, another: Callable[[], Any], caplog: Any) -> None:
+    """Tokens of each model, as Agno keeps them; also where both counted the same."""
+
+    def metrics(tokens: int, cost: float, **models: int) -> dict[str, Any]:
+        details = [{"id": name, "provider": "p", "input_tokens": own} for name, own in models.items()]
+        return {"input_tokens": tokens, "output_tokens": 5, "cost": cost, "details": {"model": details}}
+
     other = another()
-    assert await db.get_session("s1") is None and await other.get_session("s1") is None
-    await other.upsert_session(agent_session(session_data={"session_state": {"theirs": 1}}))
-    await db.upsert_session(agent_session(session_data={"session_state": {"mine": 1}}))
-    assert await state_of(db) == {"theirs": 1, "mine": 1}
+    await db.upsert_session(agent_session(session_data={"session_metrics": metrics(10, 0.5, m1=10)}))
+    mine, theirs = await db.get_session("s1"), await other.get_session("s1")
+    theirs.session_data["session_metrics"] = {**metrics(20, 1.0, m1=10, m2=10), "output_tokens": 10}
+    mine.session_data["session_metrics"] = {**metrics(20, 1.0, m1=13, m3=7), "output_tokens": 10}
+    await other.upsert_session(theirs)
+    await db.upsert_session(mine)
+    found = (await db.get_session_data("s1"))["session_metrics"]
+    found["details"]["model"].sort(key=lambda model: model["id"])
+    assert found == {**metrics(30, 1.5, m1=13, m2=10, m3=7), "output_tokens": 15}
+    assert db.conflicts == {"merged": 1, "overwritten": 0} and "written over" not in caplog.text
+
+
+async def test_of_two_summaries_one_stays_whole(db: Any, another: Callable[[], Any]) -> None:
+    other = another()
+    await db.upsert_session(agent_session(summary=SessionSummary(summary="first", topics=["first"])))
+    mine, theirs = await db.get_session("s1"), await other.get_session("s1")
+    theirs.summary = SessionSummary(summary="theirs", topics=["theirs"])
+    mine.summary = SessionSummary(summary="mine")
+    await other.upsert_session(theirs)
+    await db.upsert_session(mine)
+    row = await db.get_session("s1", deserialize=False)
+    assert row["summary"] == {"summary": "mine"}
+    assert db.conflicts["overwritten"] == 1
+
+
+async def test_a_turn_is_told_that_its_session_was_deleted(db: Any, another: Callable[..., Any]) -> None:
+    strict = another(on_conflict="raise")
+    await with_state(db, {"a": 1})
+    held = await strict.get_session("s1")
+    await db.delete_session("s1")
+    with pytest.raises(SessionConflictError) as caught:
+        await strict.upsert_session(held)
+    assert caught.value.found is None
+    assert await db.get_session("s1") is None
 
 
 async def test_an_object_that_was_not_read_replaces_what_is_there(db: Any) -> None:

@@ -343,12 +343,13 @@ async def test_a_lease_that_has_passed_is_taken_over_and_the_late_result_dropped
         found.append(other.raw.summarize_session("s1", theirs, policy=policy))
 
     await talked(db, "r1")
+    before = await db.get_session("s1", deserialize=False)
     mine = manager_of(db, "too late", overtake if db.is_async else in_place)  # type: ignore[arg-type]
     assert await db.summarize_session("s1", mine, policy=policy) is None
     assert found[0] is None and found[1].summary == "in time"
     assert (await summary_in(db)).summary == "in time"  # type: ignore[union-attr]
     assert "'s1' was dropped" in caplog.text
-    assert (await db.get_session("s1", deserialize=False))["version"] == 2
+    assert (await db.get_session("s1", deserialize=False))["version"] == before["version"] + 1
     monkeypatch.undo()
     await talked(db, "r2")
     assert await db.summarize_session("s1", theirs, policy=policy) is not None
@@ -385,11 +386,16 @@ async def test_what_others_write_meanwhile_stays(db: Any, another: Callable[[], 
         other.raw.upsert_run(turn_of("r2"), "s1")
 
     await talked(db, "r1")
+    before = await db.get_session("s1", deserialize=False)
     manager = manager_of(db, during=meanwhile if db.is_async else in_place)  # type: ignore[arg-type]
     assert (await db.summarize_session("s1", manager)).summary == "summary 1"
     row = await db.get_session("s1", deserialize=False)
     assert row["session_data"] == {"session_state": {"n": 2}, "session_name": "Named"}
-    assert (row["metadata"], row["version"], row["summary"]["summary"]) == ({"m": 1}, 4, "summary 1")
+    assert (row["metadata"], row["version"] - before["version"], row["summary"]["summary"]) == (
+        {"m": 1},
+        3,
+        "summary 1",
+    )
     assert [run["run_id"] for run in row["runs"]] == ["r1", "r2"]
     assert [session.session_id for session in await db.get_sessions(session_name="named")] == ["s1"]
     manager.during = None
@@ -467,6 +473,22 @@ async def test_a_hook_uses_the_model_of_its_agent_or_team(db: Any) -> None:
         made: Any = await summary_in(db, session_id)
         assert (made.summary, made.topics) == ("made by the model", ["t"])
         assert len((await db.get_session(session_id)).runs) == 2
+
+
+async def test_each_agents_sessions_are_summarized_as_its_hook_says(db: Any) -> None:
+    first, second = manager_of(db, "first"), manager_of(db, "second")
+    hooks = [summary_hook(db.raw, manager, SummaryPolicy(on_end=True)) for manager in (first, second)]
+    hooks.append(summary_hook(db.raw, second))  # whose agent is never run
+    agents = [
+        agent_on(db, id=f"agent{number}", session_id=f"s{number}", post_hooks=[hook])
+        for number, hook in enumerate(hooks[:2])
+    ]
+    for number in (0, 1, 0, 1):
+        await ask(agents[number], db, "hello")
+    for number, name in enumerate(["first", "second"]):
+        made = await db.end_session(f"s{number}")
+        assert made.summary == name
+    assert (len(first.sessions), len(second.sessions)) == (1, 1)
 
 
 async def test_a_hook_that_fails_does_not_fail_the_run(db: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,7 +1,8 @@
 """Compactions: what was folded out of a conversation's context (contract 1.13), over the kernel.
 
 Invariants: a record is written once and never changes; a session's are in the order of their creation, then of their
-insertion; a search reaches one session only, and takes text as text. They go with their session.
+insertion; a search reaches one session only, and takes text as text. They go with their session, and nobody sees them
+once it has expired.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from agno_docstores.companions import place_of, remove_compactions
-from agno_docstores.domains.listing import stretch
+from agno_docstores.companions import is_past, of_session, place_of, remove_compactions
+from agno_docstores.domains.listing import label, stretch
 from agno_docstores.errors import Conflict
+from agno_docstores.history import Histories
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
-from agno_docstores.port import Eq, Expect, Stored
-from agno_docstores.rows import Row, Rows, Table
+from agno_docstores.port import Condition, Eq, Expect, Stored
+from agno_docstores.rows import Row, Table
 from agno_docstores.schema import COMPACTIONS
 
 TABLE = Table(
@@ -36,20 +38,24 @@ TABLE = Table(
     ),
     frozenset({"compaction_id", "session_id", "created_at"}),
     {},
-    lambda row: {"session_id": check_id("session_id", row["session_id"])},
+    lambda row: {
+        "session_id": check_id("session_id", row["session_id"]),
+        "user_id": label("user_id", row["user_id"]),
+    },
 )
 
 
 class Compactions:
     """Of sync stores only: Agno calls these methods without awaiting them, and so looks for none on an async store."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, histories: Histories) -> None:
         self.kernel = kernel
-        self.compactions = Rows(kernel, TABLE)
+        self.ends = histories.ends
 
     async def upsert_compaction(self, row: Row) -> None:
-        """Store a compaction, unless its id is stored already: such stays as it is. Raises `ValueError` for a column
-        that there is not, or that is missing. 1 request."""
+        """Store a compaction, unless its id is stored already: such stays as it is, but for one of a session that has
+        expired, whose place this takes. Raises `ValueError` for a column that there is not, or that is missing. 1
+        request; 2 more where the id is stored."""
         put = TABLE.put(TABLE.new(row), Expect.ABSENT)
         place = place_of(int(row["created_at"]), int(self.kernel.io.now() * 1e6))
         put = replace(put, fields={**put.fields, "place": place})
@@ -58,18 +64,26 @@ class Compactions:
             try:
                 await self.kernel.commit([put])
             except Conflict:
-                if await self.kernel.get(put.ref) is None:
+                there = await self.kernel.get(put.ref)
+                if there is None:
                     raise
+                if await is_past(self.ends, COMPACTIONS, there):
+                    await self.kernel.commit([replace(put, expect=there.rev)])
 
         await self.kernel.transact(f"insertion of compaction {put.ref.id!r}", attempt)
 
     async def get_compaction(self, compaction_id: str) -> Row | None:
-        """Read one compaction; None if there is none. Linearizable. 1 request (DynamoDB: 2)."""
-        return await self.compactions.get(compaction_id)
+        """Read one compaction; None if there is none, or its session has expired. Linearizable. 2 requests (DynamoDB:
+        3)."""
+        stored = await self.kernel.get(TABLE.ref(compaction_id))
+        if stored is None or await is_past(self.ends, COMPACTIONS, stored):
+            return None
+        return TABLE.row(stored)
 
     async def get_compactions_for_session(self, session_id: str, limit: int | None = None) -> list[Row]:
-        """The compactions of a session, the latest first. Strongly consistent. 1 request for each page of them."""
-        return [TABLE.row(stored) for stored in await self._latest(Query(COMPACTIONS, _of(session_id)), limit)]
+        """The compactions of a session, the latest first; none of one that has expired. Strongly consistent. 1 request
+        for each page of them, and 1 for whether the session lives, at the same time."""
+        return [TABLE.row(stored) for stored in await self._latest(session_id, Query(COMPACTIONS), limit)]
 
     async def delete_compactions_for_session(self, session_id: str) -> int:
         """Delete the compactions of a session; how many there were. A failure raises; repeating the call goes on. 1
@@ -78,8 +92,9 @@ class Compactions:
 
     async def search_compactions(self, session_id: str, query: str | Sequence[str], limit: int = 10) -> list[Row]:
         """The compactions of a session whose archived messages contain the text, or one of the texts, compared without
-        case; the latest first. No text, or an empty one, finds nothing. Strongly consistent. Reads the session's
-        compactions whole, from the latest on, until there are enough."""
+        case; the latest first; none of a session that has expired. No text, or an empty one, finds nothing. Strongly
+        consistent. Reads the session's compactions whole, from the latest on, until there are enough; and at the same
+        time, in 1 request, whether the session lives."""
         terms = [term.casefold() for term in ([query] if isinstance(query, str) else query) if term]
         if not terms:
             return []
@@ -88,13 +103,15 @@ class Compactions:
             archived = TABLE.row(stored)["archived_messages"]
             return isinstance(archived, str) and any(term in archived.casefold() for term in terms)
 
-        asked = Query(COMPACTIONS, _of(session_id), test=found)
-        return [TABLE.row(stored) for stored in await self._latest(asked, limit)]
+        asked = Query(COMPACTIONS, test=found)
+        return [TABLE.row(stored) for stored in await self._latest(session_id, asked, limit)]
 
-    async def _latest(self, query: Query, limit: int | None) -> list[Stored]:
+    async def _latest(self, session_id: Any, query: Query, limit: int | None) -> list[Stored]:
+        of = check_id("session_id", session_id)
         _, limit = stretch(limit, None)
-        return await self.kernel.page(replace(query, sort="place", descending=True), limit=limit)
 
+        async def read(conditions: tuple[Condition, ...]) -> list[Stored]:
+            where = (Eq("session_id", of), *conditions)
+            return await self.kernel.page(replace(query, where=where, sort="place", descending=True), limit=limit)
 
-def _of(session_id: Any) -> tuple[Eq]:
-    return (Eq("session_id", check_id("session_id", session_id)),)
+        return await of_session(self.kernel, self.ends, COMPACTIONS, of, read)

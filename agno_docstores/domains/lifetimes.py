@@ -22,7 +22,7 @@ from agno_docstores.errors import Conflict, DocstoreError
 from agno_docstores.history import GRACE, WAITS, Histories, history_ref, live, session_ref
 from agno_docstores.kernel import Kernel, Query, expired
 from agno_docstores.keys import check_id
-from agno_docstores.lifetimes import HELD, Seconds, due, is_held, reminder, seconds_of
+from agno_docstores.lifetimes import HELD, Seconds, due, ended_at, is_held, reminder, seconds_of
 from agno_docstores.port import Delete, Eq, Put, Range, Stored, Touch, Write, as_int
 from agno_docstores.schema import REMINDERS, RUNS, SESSIONS, reminder_ref
 from agno_docstores.session_records import Session, commit_reminded, readable, to_session
@@ -270,12 +270,15 @@ class Lifetimes:
         if not sweep.dry_run:
             if reminding is None:
                 reminding = await self.kernel.get(reminder_ref(SESSIONS.name, session_id))
+            # Before the claim, which takes the place of what the reminder says.
+            now, life = self.kernel.io.now(), self.histories.life
+            ended = ended_at(found.session, found.head, reminding, now, life)
             if reminding is not None:
                 claim = replace(reminder(session_id, self.kernel.now() + CLAIM), expect=reminding.rev)
                 (rev,) = await self.kernel.commit([claim])
                 assert rev is not None
                 reminding = replace(reminding, rev=rev)
-            await self.remove(found, reminding)
+            await self.remove(found, reminding, ended)
         sweep.count(found)
 
     async def _expired(self, session_id: str, *, settle: bool = False, reminding: Stored | None = None) -> Found | None:
@@ -336,18 +339,19 @@ class Lifetimes:
         put = self.histories.reminder(str(reminding.fields["target"]), expires_at)
         await self.kernel.commit([replace(put, body={"what": Json.of(seen)}, expect=reminding.rev)])
 
-    async def remove(self, found: Found, reminding: Stored | None) -> None:
-        """Remove an expired session as it was found. Raises `Conflict` if it is no longer as it was found."""
+    async def remove(self, found: Found, reminding: Stored | None, ended: int | None) -> None:
+        """Remove an expired session as it was found. `ended`: when it did, microseconds since the epoch. Raises
+        `Conflict` if it is no longer as it was found."""
         if found.head is None:
             if found.session is not None:
                 await self.kernel.commit([Delete(found.session.ref, found.session.rev)])
-            await self.histories.purge_strays(found.session_id)
+            await self.histories.purge_strays(found.session_id, ended)
             if reminding is not None:
                 await self.kernel.commit([Delete(reminding.ref, reminding.rev)])
             return
         head = found.head
         if not head.fields.get("deleting"):
-            head = await self.histories.condemn(found.session, head)
+            head = await self.histories.condemn(found.session, head, ended)
         await self.histories.purge(found.session_id, head, begun_anew=True)
 
 

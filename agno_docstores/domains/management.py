@@ -32,6 +32,7 @@ from agno_docstores.port import Delete, Eq, Kind, Stored
 from agno_docstores.schema import (
     APPROVALS,
     AUTH_TOKENS,
+    COMPACTIONS,
     COMPONENTS,
     CONFIGS,
     EVALS,
@@ -51,6 +52,7 @@ from agno_docstores.schema import (
     SOURCES,
     SPANS,
     TASKS,
+    TOOL_RESULTS,
     TRACES,
 )
 from agno_docstores.session_records import Session, filters, readable, remove_rest, remove_session, to_session
@@ -66,8 +68,11 @@ T = TypeVar("T")
 Reader = Callable[[Any], Coroutine[Any, Any, tuple[list[T], Any]]]
 
 PAGE = 100  # records that a purge looks at together
+#: What goes with a session, and is looked for before it: also where the session was never saved.
+COMPANIONS: tuple[tuple[Kind, str], ...] = ((COMPACTIONS, "user_id"), (TOOL_RESULTS, "user_id"))
 #: The kinds besides sessions whose records have an owner, with the field, indexed, that says who it is.
 OWNED: tuple[tuple[Kind, str], ...] = (
+    *COMPANIONS,
     (MEMORIES, "user_id"),
     (KNOWLEDGE, "owner"),
     (EVALS, "user_id"),
@@ -104,8 +109,8 @@ class PurgeReport:
 
     `removed`: number of records by kind ("sessions", "runs", "memories", "knowledge", "evals", "traces", "spans",
     "learnings", "metrics", "schedule_runs", "schedules", "approvals", "service_accounts", "auth_tokens", "tasks",
-    "projects", "sources", "products", "components", "component_configs", "jobs"); a kind of which there was nothing has
-    0.
+    "projects", "sources", "products", "components", "component_configs", "jobs", "compactions", "tool_results"); a kind
+    of which there was nothing has 0. What went with a session and names no user is not counted.
     `seconds`: how long it took.
     """
 
@@ -216,8 +221,8 @@ class Management:
         """The sessions that changed last, the latest first (by `updated_at`, or `created_at` where that is null),
         without their runs. All filters apply. 1 request (DynamoDB: 2, without filters 5). Eventually consistent on
         DynamoDB. Raises `ValueError` for a negative `limit`."""
-        if limit < 0:
-            raise ValueError(f"`limit` must not be negative; got {limit}.")
+        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 0:
+            raise ValueError(f"limit must be an int that is not negative, not {limit!r}")
         query = _listing(user_id, session_type, component_id, "touched_at", descending=True)
         found = await self.kernel.page(query, limit=limit) if limit else []
         return [to_session(record, None, None) for record in found]
@@ -240,11 +245,18 @@ class Management:
         """Remove everything that belongs to a user: sessions with all their runs, whoever wrote them; memories,
         knowledge contents (not what a vector store holds of them), eval runs, traces with their spans, learnings,
         schedules with their runs, approvals, service accounts, tokens of tools, what a company has of his, components
-        with their configs, and the rows of the metrics that count the user's sessions. Roles, and the directory in
-        which a user may be disabled, are the administrator's.
+        with their configs, compactions and the index of tool results, whosever session they are of and whether it was
+        ever saved (not the content of the results, which lies elsewhere), and the rows of the metrics that count the
+        user's sessions.
 
-        What is unowned or another user's stays as it is, also the runs that the user has in such sessions: they belong
-        to the session. A record that cannot be removed is reported, logged and passed over; repeating the call goes on,
+        What stays: the administrator's, which is roles, the directory in which a user may be disabled, and the records
+        of authorization, whose `actor` a user may be, for they are the evidence of who did what. Transcripts of
+        external agents name no user: those of his sessions go with them, those of a session that was never saved stay
+        until `delete_sessions` is given its id, or `delete_transcript` their name. What is unowned or another user's,
+        also the runs that the user has in such sessions: they belong to the session. Of compactions and tool results
+        from before their user was indexed, those of sessions that are not stored are not found.
+
+        A record that cannot be removed is reported, logged and passed over; repeating the call goes on,
         also with deletions that were interrupted, and removes what the user wrote meanwhile. `dry_run` counts only.
         Requests: 2 or more for each record, some 6 and its runs for a session; the histories that the metrics have not
         counted yet are looked through for interrupted deletions. Lookups are eventually consistent on DynamoDB: what
@@ -253,17 +265,18 @@ class Management:
         whose = check_id("user_id", owner(user_id))
         started = self.kernel.io.now()
         purge = _Purge(whose, dry_run)
+        for kind, name in COMPANIONS:  # before their sessions, with which they would go uncounted
+            await self._each(purge, _owned(kind, name, whose), self._purge_record)
         await self._each(purge, Query(SESSIONS, (Eq("user_id", whose),), "created_at"), self._purge_session)
         interrupted = (Eq("uncounted", True), Eq("user_id", whose), Eq("deleting", True))
         await self._each(purge, Query(HISTORIES, interrupted, "incarnation"), self._purge_session)
         await self._each(purge, due(self.kernel.now(), about=SESSIONS.name), self._purge_expired, body=True)
-        for kind, name in OWNED:
-            index = next(index for index in kind.indexes if index.eq == (name,))
+        for kind, name in OWNED[len(COMPANIONS) :]:
             remove = {TRACES.name: self._purge_trace, COMPONENTS.name: self._purge_component}.get(
                 kind.name, self._purge_record
             )
             # Sessions first: that takes them out of the metrics of today.
-            await self._each(purge, Query(kind, (Eq(name, whose),), index.sort), remove)
+            await self._each(purge, _owned(kind, name, whose), remove)
         kinds = (SESSIONS, RUNS, SPANS, *(kind for kind, _ in OWNED))
         return PurgeReport(
             whose,
@@ -362,6 +375,11 @@ class Management:
             return True
 
         return await self.kernel.transact(f"removal of {header.ref.kind} {header.ref.id!r}", attempt)
+
+
+def _owned(kind: Kind, name: str, user_id: str) -> Query:
+    index = next(index for index in kind.indexes if index.eq == (name,))
+    return Query(kind, (Eq(name, user_id),), index.sort)
 
 
 def _listing(

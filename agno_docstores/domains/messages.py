@@ -30,7 +30,7 @@ from agno_docstores.codec import NULL
 from agno_docstores.domains.listing import between
 from agno_docstores.history import Histories
 from agno_docstores.kernel import Kernel
-from agno_docstores.keys import check_id
+from agno_docstores.keys import check_id, check_time
 from agno_docstores.port import Condition, Eq, In, NotIn, Stored
 from agno_docstores.session_records import Session, readable
 
@@ -458,7 +458,7 @@ def _top_level(run: Any) -> bool:
 
 
 def _between(since: int | float | None, until: int | float | None) -> tuple[Condition, ...]:
-    return tuple(between("created_at", since, until))
+    return tuple(between("created_at", check_time("since", since), check_time("until", until)))
 
 
 def _equal(column: str, value: Any) -> tuple[Condition, ...]:

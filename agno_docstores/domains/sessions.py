@@ -7,8 +7,9 @@ the columns of the session's own type whole, including with None, and leaves the
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from agno.session import AgentSession, TeamSession, WorkflowSession
 from agno_docstores.codec import NULL, Json
 from agno_docstores.companions import remove_companions
 from agno_docstores.domains.listing import ascending, between, text
-from agno_docstores.errors import Conflict
+from agno_docstores.errors import Conflict, StoreUnavailableError
 from agno_docstores.history import MARKED, Histories, history_ref, is_long_to_read, session_ref
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
@@ -31,6 +32,7 @@ from agno_docstores.session_records import (
     Reading,
     Row,
     Session,
+    begun_anew,
     changed,
     commit_session,
     conflict_over,
@@ -67,11 +69,43 @@ def run_dicts(runs: list[Stored]) -> list[Row]:
     return [(run.body or {})["run_data"].value() for run in runs]
 
 
+class _Absences:
+    """How often this handle has answered lately that a session is not there, to somebody who has not saved it since.
+
+    Of two turns that begin one session at once on one handle, the second to save was told so, too; whoever saves an
+    object out of nothing without having asked replaces what is there.
+    """
+
+    LATELY = 600  # seconds, of a turn
+    MOST = 512
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        # Each step on these is one of the interpreter, so threads need no lock.
+        self._told: OrderedDict[str, deque[int]] = OrderedDict()
+
+    def tell(self, session_id: str) -> None:
+        self._told.setdefault(session_id, deque(maxlen=self.MOST)).append(self._now())
+        while len(self._told) > self.MOST:
+            with suppress(KeyError):  # another thread emptied it meanwhile
+                self._told.popitem(last=False)
+
+    def take(self, session_id: str) -> bool:
+        """Whether somebody was told, who is not waited for any longer."""
+        since, times = self._now() - self.LATELY, self._told.get(session_id)
+        with suppress(IndexError):
+            while times is not None:
+                if times.popleft() >= since:
+                    return True
+        return False
+
+
 class Sessions:
     def __init__(self, kernel: Kernel, histories: Histories, on_conflict: OnConflict = "merge") -> None:
         self.kernel = kernel
         self.histories = histories
         self.on_conflict = on_conflict
+        self._absences = _Absences(kernel.now)
         #: Of this handle's saves: those that kept another writer's change ("merged"), and the changes that they wrote
         #: over ("overwritten").
         self.conflicts: Counter[str] = Counter()
@@ -94,6 +128,8 @@ class Sessions:
         """
         check_id("session_id", session_id)
         session, head = await self.histories.heads(session_id)
+        if session is None:
+            self._absences.tell(session_id)
         if session is None or head is None or not readable(session, user_id):
             return None
         if runs_limit is not None:
@@ -200,28 +236,30 @@ class Sessions:
         """Insert a session unless there is one of this id: True if inserted, False if there was. 1 request."""
         incoming = await Incoming.taken(self.kernel, session)
         try:
-            await insert_session(self.histories, incoming, None, None)
+            stored: Stored | None = await insert_session(self.histories, incoming, None, None)
         except Conflict:
-            return await self.kernel.transact(
+            stored = await self.kernel.transact(
                 f"insert of session {incoming.session_id!r}", lambda fresh: self._insert_unless_there(incoming)
             )
-        return True
+        if stored is not None:
+            note_reading(session, Reading.of(stored))
+        return stored is not None
 
-    async def _insert_unless_there(self, incoming: Incoming) -> bool:
+    async def _insert_unless_there(self, incoming: Incoming) -> Stored | None:
         current, head = await self.histories.heads(incoming.session_id)
         if current is not None:
-            return False
-        await insert_session(self.histories, incoming, None, head)
-        return True
+            return None
+        return await insert_session(self.histories, incoming, None, head)
 
     async def _save(self, session: Session, incoming: Incoming, updated_at: tuple[int | None] | None) -> Stored | None:
         """Insert or replace; the record as stored, or None if it is somebody else's."""
         ref = session_ref(incoming.session_id)
         reading = reading_of(session)
-        believed_absent = False
+        # Should somebody else make the session first, a writer that was told of none knew of nothing in it.
+        told_absent = reading is None and self._absences.take(incoming.session_id)
 
         async def attempt(fresh: bool) -> Stored | None:
-            nonlocal believed_absent
+            nonlocal told_absent
             known = None if fresh else self.kernel.recent.get(ref)
             head: Stored | None = None
             current = known if isinstance(known, Stored) else None
@@ -229,9 +267,8 @@ class Sessions:
                 # Nothing is refused on remembered state: the owner may have changed since.
                 current, head = await self.histories.heads(incoming.session_id)
             if current is None:
-                # Should somebody else make the session first, this writer knew of nothing in it.
-                believed_absent = believed_absent or known is Expect.ABSENT
-                return await insert_session(self.histories, incoming, updated_at, head)
+                told_absent = told_absent or known is Expect.ABSENT
+                return await insert_session(self.histories, self._inserted(incoming, reading), updated_at, head)
             if not may_replace(current, incoming.user_id):
                 log.warning(
                     "session %r was not saved: it belongs to another user than %r",
@@ -239,19 +276,33 @@ class Sessions:
                     incoming.user_id,
                 )
                 return None
-            base = reading.body if reading is not None else {} if believed_absent else None
+            base = reading.body if reading is not None else {} if told_absent else None
             reconciled, lost = self._reconciled(incoming, base, reading, current)
             replaced = await self._replace(reconciled, updated_at, current)
             self._tell(incoming, reconciled, lost)
             return replaced
 
-        stored = await self.kernel.transact(f"upsert of session {incoming.session_id!r}", attempt)
+        try:
+            stored = await self.kernel.transact(f"upsert of session {incoming.session_id!r}", attempt)
+        except StoreUnavailableError as error:
+            if reading is not None and error.maybe_applied:
+                note_reading(session, replace(reading, unsure=True))
+            raise
         if stored is not None:
             # What the object holds from now on differs from what is stored where another writer's change was kept.
             own = {**(stored.body or {}), **incoming.body}
             read_at = version_of(stored) if own == stored.body else reading.version if reading is not None else 0
-            note_reading(session, Reading(incoming.session_id, read_at, own))
+            note_reading(session, replace(Reading.of(stored), version=read_at, body=own))
         return stored
+
+    def _inserted(self, incoming: Incoming, reading: Reading | None) -> Incoming:
+        """What is to be stored where no session is, be it that the one which this writer has read is gone."""
+        if reading is None or self.on_conflict == "last_wins":
+            return incoming
+        if self.on_conflict == "raise":
+            raise conflict_over(None, incoming.session_id, reading.version, reading.body)
+        ended = reading.expires_at is not None and reading.expires_at <= self.kernel.now()
+        return begun_anew(incoming, reading) if ended else incoming
 
     def _reconciled(
         self, incoming: Incoming, base: Mapping[str, Json] | None, reading: Reading | None, current: Stored
@@ -265,7 +316,7 @@ class Sessions:
             if read_at != version_of(current):
                 raise conflict_over(current, incoming.session_id, read_at, base)
             return incoming, []
-        body, lost = merged(base, incoming.body, current.body or {})
+        body, lost = merged(base, incoming.body, current.body or {}, again=reading is not None and reading.unsure)
         return incoming if body == incoming.body else replace(incoming, body=body), lost
 
     def _tell(self, incoming: Incoming, stored: Incoming, lost: list[Path]) -> None:
@@ -285,6 +336,7 @@ class Sessions:
             current,
             created_at=current.fields["created_at"],  # type: ignore[arg-type]
             updated_at=updated_at[0] if updated_at is not None else self.kernel.now(),
+            version=version_of(current) + 1,
         )
         head = await marked_head(self.kernel, current, body, incoming.user_id)
         return await commit_session(self.histories, current, fields, body, head)

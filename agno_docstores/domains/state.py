@@ -8,7 +8,8 @@ runs are neither read nor written. Costs do not depend on the history.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal
 
 from agno_docstores.codec import NULL, Json, is_long
@@ -20,6 +21,7 @@ from agno_docstores.errors import (
     StateConditionError,
 )
 from agno_docstores.history import Histories, is_long_to_read, session_ref
+from agno_docstores.io import SyncIo
 from agno_docstores.kernel import Kernel
 from agno_docstores.keys import check_id
 from agno_docstores.merging import MISSING, same, shown
@@ -85,14 +87,22 @@ class State:
         of the state); "overwrite": it replaces all. Then, each at its path ("session_state.cart", or a tuple of keys):
         `set` puts a value whole, `unset` removes one (that is not there is no error), `increment` adds to a number
         (missing counts as 0), `append` adds to the end of a list (missing counts as empty). Objects on the way to a
-        path are made. `when`: what has to be at paths now, in value and type (`MISSING`: nothing), or a predicate of
-        the data, which may be called again; if it does not hold, nothing changes and `StateConditionError` says what
-        was found.
+        path are made; a list is a value, no path leads into it. `when`: what has to be at paths now, in value and type
+        (`MISSING`: nothing), or a predicate of the data, which is no coroutine, gets data of its own and may be called
+        again; if it does not hold, nothing changes and `StateConditionError` says what was found.
 
         Raises `SessionNotFoundError`, `OwnershipError`, `StateConditionError`, `TypeError` where a path leads through,
-        or an increment or append to, something that cannot take it, `UnserializableValueError`. 1 request where this
-        handle read the session before and nobody wrote it since, else 2.
+        or an increment or append to, something that cannot take it, `UnserializableValueError`, and what a predicate
+        raises. 1 request where this handle read the session before and nobody wrote it since, else 2.
         """
+        for name, value in (("data", data), ("set", set), ("increment", increment), ("append", append)):
+            if value is not None and not isinstance(value, Mapping):
+                raise TypeError(f"{name} must be a mapping, not {type(value).__name__}")
+        if isinstance(unset, str):
+            raise TypeError(f"unset must be a sequence of paths: [{unset!r}]")
+        for path, values in (append or {}).items():
+            if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+                raise TypeError(f"what is appended to {_shown(path)} must be a list of values, not {values!r}")
         if mode not in ("incremental", "overwrite"):
             raise ValueError(f'mode must be "incremental" or "overwrite", not {mode!r}')
         if mode == "overwrite" and data is None:
@@ -128,7 +138,12 @@ class State:
         if when is None:
             return
         if callable(when):
-            if not when(found):
+            holds = when(deepcopy(found))  # which is what is going to be changed
+            if inspect.isawaitable(holds):
+                if inspect.iscoroutine(holds):
+                    holds.close()
+                raise TypeError("the predicate of a condition must not be a coroutine")
+            if not holds:
                 raise StateConditionError(session_id, {}, found)
             return
         unmet = {}
@@ -157,7 +172,7 @@ class State:
                     long or is_long_to_read((session,)),
                     lambda: Json.of(change(_data_of(session)), "session_data"),
                 )
-            except (StateConditionError, TypeError):
+            except Exception:  # a predicate's own, too
                 if session is known:
                     raise Conflict([session.ref]) from None  # nothing is refused on remembered state
                 raise
@@ -181,23 +196,29 @@ class State:
     async def save_session(self, session: Session | Row, expected_version: int | None = None) -> bool:
         """Save a session that was read earlier, if nobody wrote it since; True when it is stored.
 
-        Which version it was read at travels with the object and its copies; a row carries it as "version", unless
-        `expected_version` names another. 0, and an object that was never read: there must be no such session yet. Runs
-        are not written. Raises `SessionConflictError` with the version found and, of an object, what changed
-        meanwhile; `OwnershipError`. Afterwards the object counts as read at the new version. 1 request where this
-        handle has read the session, else 2.
+        Which version it was read at travels with the object and its copies (`copy`, `deepcopy`, pickle; not with an
+        object that is built anew from its parts, as by `from_dict` or `dataclasses.replace`: pass `expected_version`).
+        A row carries it as "version", and has all columns. 0, and an object that was never read: there must be no
+        such session yet. Runs are not written. Raises `SessionConflictError` with the version found and, of an object,
+        what changed meanwhile; `OwnershipError`; `ValueError` for a row without a version or a column. Afterwards the
+        object, or row, counts as read at the new version. 1 request where this handle has read the session, else 2.
         """
-        row_version = session.get("version") if isinstance(session, dict) else None
-        target = session_of_row(session) if isinstance(session, dict) else session
-        incoming = await Incoming.taken(self.kernel, target)
-        reading = None if isinstance(session, dict) else reading_of(session)
-        expected = expected_version if expected_version is not None else row_version
-        if expected is None:
-            expected = reading.version if reading is not None else 0
+        if isinstance(session, dict):
+            _check_row(session, expected_version)
+            object_, reading, read_at = session_of_row(session), None, session.get("version")
+        else:
+            object_, reading = session, reading_of(session)
+            read_at = reading.version if reading is not None else 0
+        expected = read_at if expected_version is None else expected_version
+        if isinstance(expected, bool) or not isinstance(expected, int):
+            raise TypeError(f"the version that is expected must be an int, not {expected!r}")
+        incoming = await Incoming.taken(self.kernel, object_)
         base = reading.body if reading is not None and reading.version == expected else None
         stored = await self._save(incoming, expected, base)
-        if not isinstance(session, dict):
-            note_reading(session, Reading(incoming.session_id, version_of(stored), stored.body or {}))
+        if isinstance(session, dict):
+            session["version"] = version_of(stored)
+        else:
+            note_reading(session, Reading.of(stored))
         return True
 
     async def _save(self, incoming: Incoming, expected: int, base: Mapping[str, Json] | None) -> Stored:
@@ -217,7 +238,9 @@ class State:
             if current is None or version_of(current) != expected:
                 raise conflict_over(current, incoming.session_id, expected, base)
             created_at: Any = current.fields["created_at"]
-            fields, body = incoming.over(current, created_at=created_at, updated_at=self.kernel.now())
+            fields, body = incoming.over(
+                current, created_at=created_at, updated_at=self.kernel.now(), version=expected + 1
+            )
             marked = await marked_head(self.kernel, current, body, incoming.user_id)
             return await commit_session(self.histories, current, fields, body, marked)
 
@@ -235,9 +258,11 @@ class State:
         length, if somebody else wrote it meanwhile, at most `max_retries` times. The session as saved.
 
         `fn` changes the object, or returns another to be saved in its place; of an async store it may be async; it may
-        run several times. Raises `SessionNotFoundError`, `OwnershipError`, what `fn` raises, and `SessionConflictError`
-        when the retries are used up. 2 requests a round.
+        run several times. Raises `SessionNotFoundError`, `OwnershipError`, what `fn` raises, `ValueError` if it makes
+        another session of it, and `SessionConflictError` when the retries are used up. 2 requests a round.
         """
+        if max_retries < 0:
+            raise ValueError(f"max_retries must not be negative: {max_retries}")
         for retry in range(max_retries + 1):
             stored = await self._read(session_id)
             if stored is None:
@@ -247,8 +272,10 @@ class State:
             session = to_session(stored, None, None)
             result = fn(session)
             if inspect.isawaitable(result):
-                result = await _awaited(result)
+                result = await self._awaited(result)
             session = session if result is None else result
+            if getattr(session, "session_id", session_id) != session_id:
+                raise ValueError(f"session {session_id!r} was to be changed, not {session.session_id!r}")
             incoming = await Incoming.taken(self.kernel, session)
             try:
                 saved = await self._save(incoming, version_of(stored), stored.body)
@@ -260,9 +287,22 @@ class State:
                 return to_session(saved, None, None)
         raise AssertionError("unreachable")
 
+    async def _awaited(self, result: Awaitable[Any]) -> Any:
+        if isinstance(self.kernel.io, SyncIo):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError("a function that is a coroutine needs an async store")
+        return await result
 
-async def _awaited(result: Awaitable[Any]) -> Any:
-    return await result
+
+def _check_row(row: Row, expected_version: int | None) -> None:
+    if expected_version is None and row.get("version") is None:
+        raise ValueError('the row has no "version": pass the one that it was read at as expected_version')
+    kind = row.get("session_type") or next((kind for kind in ("team", "workflow") if row.get(f"{kind}_id")), "agent")
+    columns = ("session_id", f"{kind}_id", "user_id", "session_data", f"{kind}_data", "metadata", "summary")
+    missing = [name for name in columns if name not in row]
+    if missing:
+        raise ValueError(f"the row would remove what it does not name: {', '.join(missing)}")
 
 
 def _data_of(session: Stored) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
@@ -35,7 +36,6 @@ from agno_docstores.kernel import Kernel, new_token
 from agno_docstores.keys import check_id
 from agno_docstores.port import Stored
 from agno_docstores.session_records import (
-    Reading,
     changed,
     commit_session,
     may_replace,
@@ -51,6 +51,7 @@ log = logging.getLogger("agno_docstores")
 #: Makes a summary of a session: Agno's manager, or a function of the session (with its runs and its last summary) that
 #: gives a `SessionSummary`, a dict of its fields, a text, or None for "nothing to say"; of an async store also async.
 Manager = SessionSummaryManager | Callable[[Any], Any]
+MOST_HOOKS = 256  # agents that are remembered, for some programs make a new one for each request
 #: Where no claim and no summary is.
 FREE = {"summarizing": None, "summarizing_until": None}
 
@@ -128,13 +129,26 @@ class Covered:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """What the turns of an agent or team are summarized by, and when."""
+
+    manager: Manager | None
+    policy: SummaryPolicy | None
+
+
 class Summaries:
     def __init__(self, kernel: Kernel, histories: Histories) -> None:
         self.kernel = kernel
         self.histories = histories
-        #: What a call takes that names none: those of the hook that was made last for this handle.
-        self.manager: Manager | None = None
-        self.policy: SummaryPolicy | None = None
+        self._hooks: OrderedDict[str | None, Hook] = OrderedDict()
+
+    def use(self, hook: Hook, component_id: str | None) -> None:
+        """What a call takes that names none for the sessions of this agent or team (None: of those not known)."""
+        self._hooks[component_id] = hook
+        self._hooks.move_to_end(component_id)
+        if len(self._hooks) > MOST_HOOKS:
+            del self._hooks[next(id for id in self._hooks if id is not None)]
 
     async def summarize_session(
         self,
@@ -147,8 +161,9 @@ class Summaries:
     ) -> SessionSummary | None:
         """Make and store a summary of a session if one is due; the summary, or None.
 
-        Due: as `policy` says, or that of the hook made last for this object (`summary_hook`); without either, if
-        anything was said since the last summary; with `force`, if anything was ever said. `manager`: Agno's
+        Due: as `policy` says, or that of the session's agent's hook (`summary_hook`; of an agent that this process has
+        not run, the hook made last for this object); without either, if anything was said since the last summary; with
+        `force`, if anything was ever said. `manager`: Agno's
         `SessionSummaryManager`, or a function of the session, which comes with all its runs (of Agno's manager with
         `last_n_runs`, only those are read), and with the last summary in `session.summary`; it gives a
         `SessionSummary`, a dict of its fields, or a text. Default: the hook's, too.
@@ -163,8 +178,12 @@ class Summaries:
         the runs since the last summary (none of them where this handle knows the history). A summary: 2 more, and
         reading the history.
         """
-        occasion = Occasion(policy or self.policy, force)
-        made = await self._summarize(session_id, self._known(manager), occasion, _reader(session_id, user_id))
+
+        def ask(session: Stored) -> tuple[Manager, Occasion]:
+            used, when = self._known(session, manager, policy)
+            return used, Occasion(when, force)
+
+        made = await self._summarize(session_id, ask, _reader(session_id, user_id))
         return made[0] if made is not None else None
 
     async def end_session(
@@ -181,8 +200,12 @@ class Summaries:
 
         Without a policy, and a hook's, the call is reason enough. The session stays as it is, and can go on.
         """
-        occasion = Occasion(policy or self.policy, force, ended=True)
-        made = await self._summarize(session_id, self._known(manager), occasion, _reader(session_id, user_id))
+
+        def ask(session: Stored) -> tuple[Manager, Occasion]:
+            used, when = self._known(session, manager, policy)
+            return used, Occasion(when, force, ended=True)
+
+        made = await self._summarize(session_id, ask, _reader(session_id, user_id))
         return made[0] if made is not None else None
 
     async def summarize_turn(
@@ -206,7 +229,8 @@ class Summaries:
                 raise OwnershipError("session", session.session_id, user_id)
 
         try:
-            made = await self._summarize(session.session_id, manager, Occasion(policy, run=run), check)
+            occasion = Occasion(policy, run=run)
+            made = await self._summarize(session.session_id, lambda stored: (manager, occasion), check)
         except SessionNotFoundError:
             return None
         if made is None:
@@ -216,44 +240,50 @@ class Summaries:
         reading = reading_of(session)
         if reading is not None and reading.version == version_of(stored) - 1:
             body = {**reading.body, "summary": (stored.body or {})["summary"]}
-            note_reading(session, Reading(session.session_id, version_of(stored), body))
+            note_reading(session, replace(reading, version=version_of(stored), body=body))
         return summary
 
-    def _known(self, manager: Manager | None) -> Manager:
-        manager = manager or self.manager
+    def _known(
+        self, session: Stored, manager: Manager | None, policy: SummaryPolicy | None
+    ) -> tuple[Manager, SummaryPolicy | None]:
+        """What is to be used of what was given, and of the hook of the session's agent or team."""
+        component = session.fields.get("component")
+        hook = self._hooks.get(component if isinstance(component, str) else None) or self._hooks.get(None)
+        manager = manager or (hook.manager if hook is not None else None)
         if manager is None:
             raise ValueError("no summary without a manager: pass a SessionSummaryManager, or a function of the session")
-        return manager
+        return manager, policy or (hook.policy if hook is not None else None)
 
     # --- Deciding ---------------------------------------------------------------------------------------------------
 
     async def _summarize(
-        self, session_id: str, manager: Manager, occasion: Occasion, check: Callable[[Stored], None]
+        self, session_id: str, ask: Callable[[Stored], tuple[Manager, Occasion]], check: Callable[[Stored], None]
     ) -> tuple[SessionSummary, Stored] | None:
         """The summary that was made, and the session's record with it."""
         check_id("session_id", session_id)
-        lease = (occasion.policy or SummaryPolicy()).lease
 
-        async def attempt(fresh: bool) -> Claim | None:
+        async def attempt(fresh: bool) -> tuple[Claim, Manager, Occasion] | None:
             session, head = await self.histories.heads(session_id)
             if session is None or head is None:
                 raise SessionNotFoundError(session_id)
             check(session)
             if session.fields.get("session_type") == SessionType.WORKFLOW.value:
                 raise TypeError(f"session {session_id!r} is a workflow's; Agno's sessions of workflows have no summary")
+            manager, occasion = ask(session)
             until = session.fields.get("summarizing_until")
             if isinstance(until, int | float) and until > self.kernel.io.now():
                 return None
             revision = await self._due(occasion, session, head)
             if revision is None:
                 return None
-            token = new_token()
+            token, lease = new_token(), (occasion.policy or SummaryPolicy()).lease
             claimed = {"summarizing": token, "summarizing_until": self.kernel.io.now() + cast(float, lease)}
-            return Claim(await self._mark(session, claimed), head, revision, token)
+            return Claim(await self._mark(session, claimed), head, revision, token), manager, occasion
 
-        claim = await self.kernel.transact(f"claim of session {session_id!r} for a summary", attempt)
-        if claim is None:
+        found = await self.kernel.transact(f"claim of session {session_id!r} for a summary", attempt)
+        if found is None:
             return None
+        claim, manager, occasion = found
         try:
             summary, covered = await self._made(claim, manager, occasion)
             stored = await self._store(claim, summary, covered) if summary is not None else None
