@@ -22,8 +22,8 @@ from typing import Any
 
 from agno_docstores.codec import NULL, Json
 from agno_docstores.domains.listing import label
-from agno_docstores.domains.schedules import SCHEDULE_TABLE, aimed_at, disabling
-from agno_docstores.errors import Conflict
+from agno_docstores.domains.schedules import SCHEDULE_TABLE, aimed_at, archive_of, disabling
+from agno_docstores.errors import Conflict, UnsupportedTopologyError
 from agno_docstores.kernel import Kernel
 from agno_docstores.keys import check_id
 from agno_docstores.port import Delete, Eq, Expect, Expectation, FieldValue, Put, Ref, Stored
@@ -137,7 +137,11 @@ def put(component: Component) -> Put:
         "cascading": component.cascading or None,
     }
     if row is not None:  # also of what is leaving: by its owner it is found until all is removed
-        fields |= {"user_id": row["user_id"], "newest": -row["created_at"]}
+        fields |= {
+            "user_id": row["user_id"],
+            "newest": -row["created_at"],
+            "component_type": label("component_type", row["component_type"]),
+        }
     if row is not None and component.known:
         live = row["deleted_at"] is None
         shared = row["user_id"] is None or (live and row["current_version"] is not None)
@@ -145,7 +149,6 @@ def put(component: Component) -> Put:
             "known": True,
             "live": True if live else None,
             "seen_by": "" if shared else row["user_id"],
-            "component_type": label("component_type", row["component_type"]),
             "name": label("name", row["name"]),
             "created_at": row["created_at"],
             "updated_at": row["updated_at"],
@@ -221,36 +224,37 @@ def reason_of(component: Component) -> tuple[str, str, str]:
     """What the schedules of a component that is gone are found by, and why they are disabled."""
     assert component.row is not None
     kind = str(component.row["component_type"])
-    return kind, component.id, f"target_archived:{kind}:{component.id}"
+    return kind, component.id, archive_of(kind, component.id)
 
 
 async def retire(kernel: Kernel, component: Component, gone: Component) -> int:
     """Write a component as one that is gone, and disable the schedules that are aimed at it; how many.
 
-    Where the store can, it is one commit, of the first 40 of them; else the component first, which says that there are
-    more to come. Raises `Conflict` if something changed since. 3 requests, and 2 for each schedule that is not in the
-    commit, and 1.
+    It is one commit, of the first 40 of them. Where a commit holds one document only (a standalone MongoDB), and of
+    more, the component comes first and says that there are more to come: none is claimed any more from then on (see
+    `Schedules.claim_due_schedule`), and what an interrupted call leaves is disabled by the repetition, or when it comes
+    due. Likewise one that was aimed at the component a moment ago, if the index does not show it yet (DynamoDB). Raises
+    `Conflict` if something changed since. 3 requests, and 2 for each schedule that is not in the commit, and 1.
     """
     target_type, target_id, reason = reason_of(component)
     aimed = await aimed_at(kernel, target_type, target_id)
-    together = aimed[:TOGETHER] if kernel.driver.atomic else []
     disabled = disabling(target_type, target_id, reason, kernel.now())
-    writes: list[Put] = []
-    for stored in together:
-        row = SCHEDULE_TABLE.row(stored)
-        change = disabled(row)
-        if change is not None:
-            writes.append(SCHEDULE_TABLE.put({**row, **change}, stored.rev))
-    rest = len(aimed) > len(together)
-    await kernel.commit([put(replace(gone, cascading=rest and not gone.leaving)), *writes])
-    return len(writes) + (await cascade(kernel, component.id) if rest and not gone.leaving else 0)
+    rows = [(stored, SCHEDULE_TABLE.row(stored)) for stored in aimed[:TOGETHER]]
+    changes = [(stored, row, disabled(row)) for stored, row in rows]
+    together = [SCHEDULE_TABLE.put({**row, **change}, at.rev) for at, row, change in changes if change is not None]
+    rest = len(aimed) > len(rows)
+    gone = replace(gone, cascading=rest and not gone.leaving)
+    try:
+        await kernel.commit([put(gone), *together])
+    except UnsupportedTopologyError:
+        together, gone = [], replace(gone, cascading=not gone.leaving)
+        await kernel.commit([put(gone)])
+    return len(together) + (await cascade(kernel, gone) if gone.cascading else 0)
 
 
-async def cascade(kernel: Kernel, component_id: str) -> int:
-    """Disable what is left of the schedules of a component that is gone; how many. Repeating it goes on."""
-    component = await read(kernel, component_id)
-    if not component.cascading and not component.leaving:
-        return 0
+async def cascade(kernel: Kernel, component: Component) -> int:
+    """Disable what is left of the schedules of a component that is gone, or has been aimed at it since; how many.
+    Repeating it goes on. 2 requests, and 2 for each."""
     target_type, target_id, reason = reason_of(component)
     disabled = disabling(target_type, target_id, reason, kernel.now())
     schedules = Rows(kernel, SCHEDULE_TABLE)
@@ -258,12 +262,12 @@ async def cascade(kernel: Kernel, component_id: str) -> int:
     changed = [await schedules.change(stored.ref.id, disabled) for stored in aimed]
 
     async def done(fresh: bool) -> None:
-        now = await read(kernel, component_id)
+        now = await read(kernel, component.id)
         if now.cascading and now.incarnation == component.incarnation:
             await write(kernel, replace(now, cascading=False))
 
     if component.cascading:
-        await kernel.transact(f"archive of component {component_id!r}", done)
+        await kernel.transact(f"archive of component {component.id!r}", done)
     return sum(row is not None for row in changed)
 
 
@@ -271,7 +275,7 @@ async def finish(kernel: Kernel, component: Component) -> int:
     """Disable and remove what a component that is leaving has left: schedules that are aimed at it, its pins, its
     configs, the links that others have to it (`UNLINK`), at last its record; how many schedules. Any number may do it
     at once, and again."""
-    disabled = await cascade(kernel, component.id)
+    disabled = await cascade(kernel, component)
     for child_id in sorted({link["child_component_id"] for entry in component.versions for link in entry["links"]}):
         await kernel.transact(f"removal of component {component.id!r}", partial(_unpin, kernel, component, child_id))
     (by_component,) = (index for index in CONFIGS.indexes if index.strong)

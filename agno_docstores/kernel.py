@@ -49,6 +49,7 @@ from agno_docstores.port import (
     Rev,
     Span,
     Stored,
+    Touch,
     Write,
     as_int,
     looks_at,
@@ -551,6 +552,8 @@ class Kernel:
         noted: list[Rev | None] = []
         for write, rev in zip(writes, revs, strict=False):
             kind = self.driver.kinds[write.ref.kind]
+            if rev is not None and isinstance(write, Touch) and isinstance(write.expect, Rev):
+                rev = replace(rev, manifest=write.expect.manifest)  # its body stays where it is
             if rev is not None and kind.unique:
                 known = write.expect.held if isinstance(write.expect, Rev) else None
                 rev = replace(rev, held=uniqueness.held(kind, write.fields) if isinstance(write, Put) else known)

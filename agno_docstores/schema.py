@@ -607,18 +607,20 @@ TOOL_RESULTS = Kind(
 #: What all of a company's rows have for listings: `live` says whether a row is not archived.
 _LISTED = ("user_id", "live", "created_at", "updated_at", "touched_at")
 _TOUCHED = frozenset({"updated_at", "touched_at"})
+#: Of a product or project: "archive" or "restore" while one of it and its children takes more than one commit.
+_MOVING = "moving"
 
 PRODUCTS = Kind(
     name="products",
     table="products_table_name",
-    fields=_LISTED,
+    fields=(_MOVING, *_LISTED),
     body=("product",),  # the row
     indexes=(
         Index("user_live_created", ("user_id", "live"), "created_at", optional=True),
         Index("user_created", ("user_id",), "created_at"),
         Index("live_created", ("live",), "created_at", spread=True),
     ),
-    volatile=_TOUCHED,
+    volatile=_TOUCHED | {_MOVING},
 )
 
 SOURCES = Kind(
@@ -643,6 +645,7 @@ PROJECTS = Kind(
         "product_id",
         "status",
         "routines",  # of which it has acceptances
+        _MOVING,
         *_LISTED,
     ),
     body=("project",),  # the row
@@ -656,7 +659,7 @@ PROJECTS = Kind(
     ),
     parent="product_id",
     multi=frozenset({"routines"}),
-    volatile=_TOUCHED,
+    volatile=_TOUCHED | {_MOVING},
 )
 
 TASKS = Kind(
@@ -688,6 +691,15 @@ TASKS = Kind(
     unique=("proposal",),
     claims="tasks_claims",
     volatile=_TOUCHED,
+)
+
+#: What was accepted on a routine's account. The id is the routine's; so that its limit holds over all products, an
+#: acceptance is one commit with this.
+ACCEPTANCES = Kind(
+    name="acceptances",
+    table="tasks_table_name",
+    fields=("number",),
+    body=("accepted",),  # all of them, as [policy, "task" or "project", id]
 )
 
 COMPONENTS = Kind(
@@ -915,6 +927,7 @@ KINDS = {
         SOURCES,
         PROJECTS,
         TASKS,
+        ACCEPTANCES,
         COMPONENTS,
         CONFIGS,
         OAUTH_CLIENTS,

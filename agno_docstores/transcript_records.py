@@ -10,7 +10,8 @@ takes a link out, or notes since when it counts, the entries from before are gon
 slower writer still stores. A reader leaves out what belongs to an Agno session that has ended, too. Where one commit
 can hold records together (DynamoDB, Firestore) head and entries are one commit. Where it cannot (MongoDB), the head
 takes the entries with it as `pending`, where readers find them; the next append stores them as records before its own
-step.
+step. That step fails if a deletion came between: then the append takes back what it stored, which the deletion may have
+passed by. (A writer that dies just there leaves entries that no reader sees, and no deletion finds.)
 """
 
 from __future__ import annotations
@@ -206,8 +207,6 @@ async def _append(
     known = kernel.recent.get(name.ref) if atomic and not fresh else None
     stored = known if isinstance(known, Stored) else await kernel.get(name.ref)
     head = _Head.of(stored) if stored is not None else _Head.new(name)
-    if not atomic:
-        await _write(kernel, head.records(head.pending, Expect.ANY))
     by_id: dict[str, Entry] = {}
     for number, entry in enumerate(entries, 1):
         by_id.setdefault(_entry_id(name.ref, head.position + number, entry), entry)
@@ -215,13 +214,18 @@ async def _append(
     if (fresh or not atomic) and stored is not None:
         found = await kernel.get_many([Ref(TRANSCRIPT_ENTRIES.name, id, name.ref.id) for id in new])
         there = [record for record in found if record is not None]
-        counts = head.counts(await ends(head.links) if there else {})
+        said = [(id, token, at) for id, _, token, at, _ in head.pending if id in by_id]
+        counts = head.counts(await ends(head.links) if there or said else {})
         live = {record.ref.id for record in there if counts(record.fields["link"], record.fields["created_at"])}
-        # What a deletion has not come to yet, or is to come to: of a session that has ended.
-        await _write(kernel, [Delete(record.ref) for record in there if record.ref.id not in live])
+        gone = [record.ref.id for record in there if record.ref.id not in live]
+        if gone:  # what a deletion has not come to yet, or is to come to; or of a link newer than the head as read
+            await _take_away(kernel, ends, name.ref, gone)
+            raise Conflict([name.ref])
+        live |= {id for id, token, at in said if counts(token, at)}
         new = [id for id in new if id not in live]
     if not new:
         return
+    pending = [one for one in head.pending if one[0] not in new]  # what is said anew has ended with its session
     now = int(kernel.io.now() * 1000)
     first = agno_session_id not in head.links
     token, _, *since = [new_token(), None] if first else head.links[agno_session_id]
@@ -242,9 +246,14 @@ async def _append(
     )
     links: list[Write] = [link] if first else []
     if not atomic:
-        for write in links:
-            await kernel.commit([write])
-        await kernel.commit([put])
+        try:
+            await _store(kernel, head.records(pending, Expect.ABSENT))
+            for write in links:
+                await kernel.commit([write])
+            await kernel.commit([put])
+        except Conflict:
+            await _take_away(kernel, ends, name.ref, [id for id, *_ in pending])
+            raise
         for write in links:  # again, for a deletion may have taken it for one of its own meanwhile
             await kernel.commit([write])
         return
@@ -261,10 +270,29 @@ def _entry_id(transcript: Ref, position: int, entry: Entry) -> str:
     return keys.encode((transcript.id, position if entry.uuid is None else entry.uuid))
 
 
-async def _write(kernel: Kernel, writes: Sequence[Write]) -> None:
-    failed = await kernel.write_many(writes)
-    if failed:
-        raise failed[0].error
+async def _store(kernel: Kernel, puts: Sequence[Put]) -> None:
+    """Store a head's pending entries as records, if they are none yet. Raises `Conflict` if an id has another's: the
+    head is an old one, or a deletion has not come to that yet. 1 request."""
+    failed = await kernel.write_many(puts)
+    for failure in failed:
+        if not isinstance(failure.error, Conflict):
+            raise failure.error
+    refused = [write for failure in failed if isinstance(write := failure.write, Put)]
+    for put, there in zip(refused, await kernel.get_many([put.ref for put in refused]), strict=True):
+        if there is None or any(there.fields[name] != put.fields[name] for name in ("link", "position")):
+            raise Conflict([put.ref])
+
+
+async def _take_away(kernel: Kernel, ends: Ends, transcript: Ref, ids: Sequence[str]) -> None:
+    """Remove those of these entries that are gone for every reader."""
+    found = await kernel.get_many([Ref(TRANSCRIPT_ENTRIES.name, id, transcript.id) for id in ids])
+    stored = await kernel.get(transcript)  # after them: what does not count then will not count again
+    head = _Head.of(stored) if stored is not None else None
+    counts = head.counts(await ends(head.links)) if head is not None else Counts({})
+    for record in found:
+        if record is not None and not counts(record.fields["link"], record.fields["created_at"]):
+            with suppress(Conflict):  # it is gone, or another has given the id an entry anew
+                await kernel.commit([Delete(record.ref, record.rev)])
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[Sequence[Entry]]:

@@ -86,6 +86,30 @@ class Fault:
             raise Repeat
 
 
+class Between:
+    """A hook of the gateway: before the n-th call, something else is done by another."""
+
+    def __init__(self, at: int, act: Callable[[], Any]) -> None:
+        self.at = at
+        self.act = act
+        self.count = 0
+        self.done = False
+        self.answer: Any = None
+
+    def before(self, operation: str) -> None:
+        self.count += 1
+        if self.count != self.at:
+            return
+        self.done = True
+        try:
+            self.answer = self.act()
+        except ValueError as error:
+            self.answer = error
+
+    def after(self, operation: str) -> None:
+        pass
+
+
 @dataclass
 class Replay:
     """One time that an operation is done: on storage of its own, with the fault that is to strike it."""

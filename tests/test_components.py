@@ -11,13 +11,13 @@ import pytest
 from agno.db.base import ComponentDependencyError
 
 from agno_docstores.catalog import TOGETHER
-from agno_docstores.conformance.components import AGENT, create, link, schedule
+from agno_docstores.conformance.components import AGENT, create, link, schedule, schedule_row
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.domains.components import DEPTH
 from agno_docstores.errors import StoreUnavailableError
 from agno_docstores.port import EVERYTHING, Span
 from agno_docstores.schema import COMPONENTS, CONFIGS
-from tests.faults import CRASHES, Crashed, replays, unnoticed
+from tests.faults import CRASHES, Between, Crashed, replays, unnoticed
 
 # What is replayed is the order of calls, which no server changes; both modes of commit.
 REPLAYED = pytest.mark.cells("memory-sync*")
@@ -154,30 +154,6 @@ async def test_a_crash_at_any_call_is_before_or_after_and_can_be_repeated(
 # --- Another writer between any two calls -----------------------------------------------------------------------------
 
 
-class Between:
-    """A hook of the gateway: before the n-th call, something else is done by another."""
-
-    def __init__(self, at: int, act: Callable[[], Any]) -> None:
-        self.at = at
-        self.act = act
-        self.count = 0
-        self.done = False
-        self.answer: Any = None
-
-    def before(self, operation: str) -> None:
-        self.count += 1
-        if self.count != self.at:
-            return
-        self.done = True
-        try:
-            self.answer = self.act()
-        except ValueError as error:
-            self.answer = error
-
-    def after(self, operation: str) -> None:
-        pass
-
-
 @contextmanager
 def two_handles(cell: Any) -> Iterator[tuple[Any, Any]]:
     with cell.storage() as name:
@@ -310,6 +286,80 @@ def test_a_version_whose_reply_was_lost_is_written_once_though_others_wrote_sinc
         if fault.count < at:
             assert at > 3
             break
+
+
+# --- Schedules of what is archived ------------------------------------------------------------------------------------
+
+
+@REPLAYED
+@pytest.mark.parametrize("gone", [archived, removed])
+@pytest.mark.parametrize("aimed", [{"target_type": "agent", "target_id": "child"}, {"endpoint": "/agents/child/runs/"}])
+def test_no_schedule_is_claimed_once_its_target_is_gone(
+    cell: Any, gone: Callable[[Any], bool], aimed: dict[str, str]
+) -> None:
+    """A poller asks before each call of the archive: what it gets, it gets while the component is there."""
+
+    def poll(db: Any) -> bool:
+        claimed = db.claim_due_schedule("w")
+        assert claimed is None or db.get_component("child") is not None
+        return claimed is not None
+
+    for at in itertools.count(1):
+        with cell.storage() as name:
+            db, other = cell.open(name), cell.open(name)
+            db.create_component_with_config("child", AGENT, "child", {}, stage="published")
+            db.create_schedule(schedule_row("s", next_run_at=5, **aimed))
+            between = Between(at, lambda other=other: poll(other))  # type: ignore[misc]
+            db.io.hooks.append(between)
+            assert gone(db)
+            db.io.hooks.clear()
+            assert poll(other) is False and other.get_schedule("s")["enabled"] is False
+            db.close()
+            other.close()
+        if not between.done:
+            assert at > 4
+            break
+
+
+@pytest.mark.cells("memory-sync")
+def test_a_schedule_that_an_index_shows_too_late_for_the_archive_never_runs(cell: Any) -> None:
+    """As on DynamoDB: it is disabled by whoever comes to it next, a worker, a repetition or a restoration."""
+    for step in ("claim", "repetition", "restoration"):
+        with cell.storage() as name:
+            db = cell.open(name)
+            db.create_component_with_config("c", AGENT, "c", {}, stage="published")
+            db.store.lag_indexes()
+            db.create_schedule(schedule_row("s", next_run_at=5, target_type="agent", target_id="c"))
+            db.create_schedule(schedule_row("of a team", next_run_at=6, endpoint="/teams/c/runs"))
+            stats: dict[str, int] = {}
+            assert db.delete_component("c", cascade_stats=stats) and stats == {"schedules_disabled": 0}
+            db.store.catch_up()
+            if step == "repetition":
+                assert db.delete_component("c", cascade_stats=stats) is False and stats == {"schedules_disabled": 1}
+            if step == "restoration":
+                assert db.restore_component("c") is True
+            assert db.claim_due_schedule("w")["id"] == "of a team" and db.claim_due_schedule("w") is None
+            row = db.get_schedule("s")
+            assert (row["enabled"], row["locked_by"]) == (False, None)
+            assert row["disabled_reason"] == "target_archived:agent:c"
+            db.close()
+
+
+@pytest.mark.cells("memory-sync", "mongo-sync-secantus", "dynamo-sync-local", "firestore-sync-embedded")
+async def test_an_archive_and_its_schedules_are_one_commit(db: Any) -> None:
+    await create(db, "c")
+    await schedule(db, "s", target_type="agent", target_id="c")
+    commits: list[int] = []
+    kernel = db.raw._engine.kernel
+    commit = kernel.commit
+
+    async def counted(writes: Any) -> Any:
+        commits.append(len(writes))
+        return await commit(writes)
+
+    kernel.commit = counted
+    assert await db.delete_component("c") is True
+    assert commits == [2] and (await db.get_schedule("s"))["enabled"] is False
 
 
 # --- What is left -----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ whole or not yet; another process can go on, and repeating the operation converg
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,8 +19,10 @@ from agno_docstores.conformance.sessions import agent_session
 from agno_docstores.conformance.tool_results import result_of
 from agno_docstores.conformance.transcripts import KEY, append, texts
 from agno_docstores.domains.compactions import Compactions
+from agno_docstores.io import run
+from agno_docstores.port import EVERYTHING, Span, Stored
 from agno_docstores.schema import COMPACTIONS, TOOL_RESULTS, TRANSCRIPT_ENTRIES, TRANSCRIPT_LINKS, TRANSCRIPTS
-from tests.faults import FAULTS, whole
+from tests.faults import FAULTS, Between, whole
 
 Operation = Callable[[Any], Awaitable[Any]]
 CELLS = pytest.mark.cells("memory-sync*")
@@ -116,6 +119,75 @@ async def test_a_fault_at_any_call_leaves_whole_things_and_a_repetition_converge
             assert await left_of(db) <= {COMPACTIONS.name, TOOL_RESULTS.name, TRANSCRIPT_LINKS.name}
 
     await whole(cell, operation, prepared, state, kinds=FAULTS, after=after)
+
+
+# --- A deletion between any two calls of an append --------------------------------------------------------------------
+
+
+def of_a_transcript(db: Any) -> None:
+    db.delete_transcript(*KEY)
+
+
+def of_a_session(db: Any) -> None:
+    db.delete_sessions(["s1"])
+
+
+def said(db: Any, *uuids: str, session: str = "s1") -> None:
+    db.append_transcript_entries(*KEY, [{"uuid": uuid, "text": uuid} for uuid in uuids], session)
+
+
+def records(db: Any) -> list[Stored]:
+    """What is stored of transcripts, read past every filter."""
+    kernel = db._engine.kernel
+    kinds = (TRANSCRIPTS, TRANSCRIPT_ENTRIES, TRANSCRIPT_LINKS)
+    return [record for kind in kinds for record in run(kernel.span(Span(kind.name, EVERYTHING)))]
+
+
+def texts_left(db: Any) -> list[str]:
+    bodies = [part.text for record in records(db) for part in (record.body or {}).values()]
+    return [text for text in bodies if '"s1-' in text]
+
+
+@pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "mongo-sync-secantus", "dynamo-sync-moto")
+@pytest.mark.parametrize("again", [False, True], ids=["once", "said again"])
+@pytest.mark.parametrize("deletion", [of_a_transcript, of_a_session])
+def test_what_a_deletion_took_does_not_outlive_it(cell: Any, deletion: Callable[[Any], None], again: bool) -> None:
+    """Done by another before each call of an append, and what it took perhaps said again: what was said before the
+    deletion is gone for good, and what is said after it is there whatever the slow append does."""
+    for at in itertools.count(1):
+        with cell.storage() as name:
+            db, other = cell.open(name), cell.open(name)
+            db.upsert_session(agent_session("s1", user_id="u"))
+            said(db, "s1-1")
+            said(db, "s1-2")
+
+            def act(other: Any = other) -> None:
+                deletion(other)
+                if again:
+                    said(other, "s1-2")
+                    said(other, "s1-3", session="s2")
+
+            between = Between(at, act)
+            db.io.hooks.append(between)
+            said(db, "late")
+            db.io.hooks.clear()
+            expected = ["s1-2", "s1-3", "late"] if again else ["late"]
+            if between.done:
+                found = [row["text"] for row in other.get_transcript_entries(*KEY)]
+                where = f"before call {at}: {found}"
+                # An append that was done but for its last call came first.
+                assert found in (expected, expected[:-1]), where
+                said(other, "end", session="s3")
+                assert [row["text"] for row in other.get_transcript_entries(*KEY)] == [*found, "end"], where
+                if not again:
+                    assert texts_left(other) == [], where
+                other.delete_transcript(*KEY)
+                assert {record.ref.kind for record in records(other)} <= {TRANSCRIPT_LINKS.name}, where
+            db.close()
+            other.close()
+        if not between.done:
+            assert at > 1
+            break
 
 
 @CELLS

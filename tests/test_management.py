@@ -14,7 +14,7 @@ import pytest
 from agno.db.base import ComponentType
 
 from agno_docstores import AsyncMemoryDocstore, MemoryDocstore, MemoryStore, ProvisioningError, StoreError
-from agno_docstores.conformance.company import product, project, source, task
+from agno_docstores.conformance.company import AGENT, product, project, source, task
 from agno_docstores.conformance.jobs import job_of
 from agno_docstores.conformance.management import contents, everything_of, is_of, listed
 from agno_docstores.conformance.metrics import at, counts, rows_of
@@ -202,7 +202,9 @@ def full(db: MemoryDocstore) -> None:
     db.upsert_tool_result(result_of("t", "u-s0"))
     for make in (product, project, source):
         run(make(handle))
-    run(task(handle, dedupe_key="k"))
+    run(task(handle, dedupe_key="k", routine_id="r"))
+    account = {"routine_id": "r", "policy": "p", "max_acceptances": 1}
+    run(handle.transition_task("t1", "ready", "go", expected_updated_at=None, auto_accept=account, **AGENT))
     db.delete_run("u-r00")  # a tombstone, which expires
     db.set_authz_role_policies("r", [("x", "run", "allow")])
     db.assign_authz_role("u", "r")

@@ -6,6 +6,7 @@ No server is reached: clients are made and looked at, and addresses refuse conne
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 
 import pymongo.errors
 import pytest
+from agno.db.utils import is_unique_violation
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from cryptography.hazmat.primitives import serialization
@@ -21,14 +23,17 @@ from google.api_core import exceptions as gcp
 from google.auth.exceptions import RefreshError
 from google.oauth2 import service_account
 
-from agno_docstores import StoreError
+from agno_docstores import DocstoreError, InvalidIdError, StoreError
 from agno_docstores.conformance.evals import eval_of
 from agno_docstores.conformance.memories import memory_of
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.sessions import agent_session, run_of
+from agno_docstores.io import run
+from agno_docstores.port import EVERYTHING, Span
 from agno_docstores_dynamo import AsyncDynamoDocstore, DynamoDocstore
 from agno_docstores_firestore import AsyncFirestoreDocstore, FirestoreDocstore
 from agno_docstores_mongo import AsyncMongoDocstore, MongoDocstore
+from tests.faults import Down
 
 PASSWORD, KEY_ID, TOKEN = "hunter2/p@ss", "AKIAHUNTER2", "token-hunter2"
 NOWHERE = "127.0.0.1:9"  # refuses connections
@@ -211,6 +216,82 @@ async def test_an_error_names_the_operation_the_ids_and_the_servers_own_reason(c
         assert caught.value.operation in text and "not authorized on agents" in text
         assert all(name in text for name in names), text
         assert isinstance(caught.value.__cause__, type(DENIED[cell.store]))
+
+
+# --- What may be used by whoever has it -------------------------------------------------------------------------------
+
+TRANSACTION, PARAMETERS, SIGNING = "txn-hunter2", '{"state":"hunter2"}', "key-hunter2"
+
+
+def store_transaction(db: Any) -> None:
+    db.store_mcp_oauth_transaction(
+        txn_id=TRANSACTION, client_id="c", params=PARAMETERS, expires_at=9, now=1, max_pending=9
+    )
+
+
+OAUTH: list[Callable[[Any], Any]] = [
+    store_transaction,
+    lambda db: db.get_mcp_oauth_transaction(TRANSACTION),
+    lambda db: db.consume_mcp_oauth_transaction(TRANSACTION, 1),
+    lambda db: db.store_mcp_oauth_code(code_hash="c", payload=PARAMETERS, expires_at=9, now=1),
+    lambda db: db.delete_mcp_oauth_code("c"),
+    lambda db: db.store_mcp_oauth_refresh(
+        token_hash="r", client_id="c", scopes=PARAMETERS, expires_at=9, now=1, family_id="f"
+    ),
+    lambda db: db.create_mcp_oauth_client(
+        client_id="new", client_metadata=PARAMETERS, now=1, unconsumed_ttl=9, max_clients=9
+    ),
+    lambda db: db.insert_mcp_oauth_key(kid="k", secret=SIGNING, created_at=1),
+    lambda db: db.get_mcp_oauth_keys(),
+]
+
+
+@pytest.mark.cells("memory-sync", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-sync-embedded")
+@pytest.mark.parametrize("call", OAUTH)
+def test_no_message_tells_what_an_oauth_flow_is_good_for(
+    cell: Any, call: Callable[[Any], Any], private_key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whichever of its calls the store fails at, from there on."""
+    with caplog.at_level(logging.DEBUG, logger="agno_docstores"), cell.storage() as name:
+        db = cell.open(name)
+        db._create_all_tables()
+        db.io.jitter = lambda: 0.0
+        for since in itertools.count(1):
+            db.io.hooks.clear()
+            if call is not store_transaction and db.get_mcp_oauth_transaction(TRANSACTION) is None:
+                store_transaction(db)
+            down = Down(cell.store, since=since)
+            db.io.hooks.append(down)
+            try:
+                call(db)
+            except DocstoreError as error:
+                tell_nothing(private_key, *chain(error))
+            if not down.struck:
+                break
+        db.io.hooks.clear()
+        db.close()
+    assert since > 1
+    tell_nothing(private_key, *(record.getMessage() for record in caplog.records))
+
+
+@pytest.mark.cells("memory-sync", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-sync-embedded")
+def test_nor_does_a_refusal_of_one_or_the_store_itself(cell: Any, private_key: str) -> None:
+    with cell.storage() as name:
+        db = cell.open(name)
+        store_transaction(db)
+        with pytest.raises(Exception) as caught:
+            store_transaction(db)
+        assert is_unique_violation(caught.value)
+        tell_nothing(private_key, *chain(caught.value))
+        for bad in (f"{TRANSACTION}\ud800", "", TRANSACTION.encode(), [TRANSACTION]):
+            with pytest.raises(InvalidIdError, match="txn_id") as invalid:
+                db.get_mcp_oauth_transaction(bad)
+            tell_nothing(private_key, *chain(invalid.value))
+        assert db.get_mcp_oauth_transaction(TRANSACTION) == (PARAMETERS, 9)
+        kernel = db._engine.kernel
+        (record,) = run(kernel.span(Span("mcp_oauth_transactions", EVERYTHING)))
+        tell_nothing(private_key, record.ref, record.fields)
+        db.close()
 
 
 # --- What reaches the client ------------------------------------------------------------------------------------------

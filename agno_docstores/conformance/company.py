@@ -299,6 +299,62 @@ async def test_lifecycles_follow_the_history_that_was_seen(db: Any) -> None:
     assert await db.count_company_acceptances("r1", "low", "nobody") == 2
 
 
+async def test_steps_of_what_is_missing_or_archived(db: Any) -> None:
+    for id in ("p1", "p2", "p3"):
+        await product(db, id)
+        await project(db, f"{id}-j", product_id=id, status="active")
+        await project(db, f"{id}-gone", product_id=id, status="active")
+        await task(db, f"{id}-t", product_id=id, routine_id="r1")
+        await task(db, f"{id}-gone", product_id=id, routine_id="r1")
+        await task(db, f"{id}-of", product_id=id, project_id=f"{id}-gone", routine_id="r1")
+        assert await db.delete_project(f"{id}-gone") and await db.delete_task(f"{id}-gone")
+    assert await db.delete_product("p2") is True
+    archived = ("p1-gone", "p1-of", "p2-t", "p2-gone", "p2-of")
+    for id in ("nobody", *archived):
+        assert await db.transition_task(id, "ready", "go", **AGENT) is None
+        assert await db.transition_task(id, "ready", "go", expected_updated_at=None, **AGENT) is None
+    assert await db.transition_project("nobody", "done", "x") is None
+    assert await db.transition_project("p1-gone", "done", "x") is None
+    for id in ("p2-j", "p2-gone"):
+        await refused(db.transition_project(id, "done", "x"), "Product is missing or archived")
+    # On a routine's account, parents and the limit are looked at first.
+    budget = {"routine_id": "r1", "policy": "low", "max_acceptances": 1}
+    account = {"auto_accept": budget, "expected_updated_at": None}
+    for id in ("nobody", "p1-t", "p1-gone"):
+        await refused(db.transition_task(id, "ready", "go", auto_accept=budget, **AGENT), "expected_updated_at")
+    for id in ("nobody", "p1-j", "p1-gone"):
+        await refused(db.transition_project(id, "done", "x", auto_accept=budget), "expected_updated_at")
+        await refused(db.transition_project(id, "active", "x", **account), "expected_updated_at")
+    for id in ("nobody", "p1-gone"):
+        assert await db.transition_task(id, "ready", "go", **account, **AGENT) is None
+        assert await db.transition_project(id, "done", "x", **account) is None
+    await refused(db.transition_task("p1-of", "ready", "go", **account, **AGENT), "Project is missing or archived")
+    await refused(db.transition_task("p2-t", "ready", "go", **account, **AGENT), "Product is missing or archived")
+    assert (await db.transition_task("p3-t", "ready", "go", **account, **AGENT))["status"] == "ready"
+    for id in ("nobody", "p1-t", "p1-gone"):
+        await refused(db.transition_task(id, "ready", "go", **account, **AGENT), "limit reached")
+    for id in ("nobody", "p1-j", "p1-gone"):
+        await refused(db.transition_project(id, "done", "x", **account), "limit reached")
+    # What has an acceptance spends no other.
+    back = await db.transition_task("p3-t", "backlog", "not yet")
+    again = {**account, "expected_updated_at": back["updated_at"]}
+    assert (await db.transition_task("p3-t", "ready", "go", **again, **AGENT))["status"] == "ready"
+
+
+async def test_a_routines_limit_holds_over_all_products(db: Any) -> None:
+    """Of many that are accepted at once, each in a product of its own, and a second time."""
+    for number in range(6):
+        await product(db, f"p{number}")
+        await task(db, f"t{number}", product_id=f"p{number}", routine_id="r1")
+    budget = {"routine_id": "r1", "policy": "low", "max_acceptances": 2}
+    accept = {"auto_accept": budget, "expected_updated_at": None, **AGENT}
+    calls: list[Any] = [(db.raw.transition_task, (f"t{number}", "ready", "go"), accept) for number in range(6)]
+    for expected in (2, 0):
+        outcomes = await at_once(db, calls)
+        assert len([row for row in outcomes if isinstance(row, dict)]) == expected
+    assert len(ids(await db.get_tasks(status="ready"))) == 2
+
+
 async def test_of_many_at_once_one_wins(db: Any) -> None:
     await product(db)
     await project(db, status="active")

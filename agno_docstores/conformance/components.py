@@ -32,12 +32,15 @@ async def create(db: Any, id: str, *links: dict[str, Any], stage: str = "publish
     return await db.create_component_with_config(id, stage=stage, links=list(links), **given)
 
 
-async def schedule(db: Any, id: str, **values: Any) -> None:
-    row = {
+def schedule_row(id: str, **values: Any) -> dict[str, Any]:
+    return {
         "id": id, "name": id, "method": "POST", "endpoint": f"/x/{id}", "cron_expr": "* * * * *", "timezone": "UTC",
         "timeout_seconds": 5, "max_retries": 0, "retry_delay_seconds": 1, "enabled": True, "created_at": 1, **values,
     }  # fmt: skip
-    await db.create_schedule(row)
+
+
+async def schedule(db: Any, id: str, **values: Any) -> None:
+    await db.create_schedule(schedule_row(id, **values))
 
 
 async def listed(db: Any, **arguments: Any) -> list[str]:

@@ -393,6 +393,11 @@ COMPANIES = (
     Attempt("delete_project", lambda m: m("j3", STRANGER, 2**40), False),
     Attempt("delete_task", lambda m: m("t3", STRANGER, 2**40), False),
 )
+#: An acceptance on a routine's account, within its limit.
+ON_ACCOUNT: dict[str, Any] = {
+    "expected_updated_at": None,
+    "auto_accept": {"routine_id": "routine", "policy": "policy", "max_acceptances": 99},
+}
 #: Of children of an archived product: its owner is told that it is.
 ARCHIVED = (
     Attempt("update_project", lambda m: m("j4", STRANGER, name="text"), None),
@@ -404,8 +409,8 @@ ARCHIVED = (
     Attempt("restore_task", lambda m: m("t4", STRANGER), None),
     Attempt("transition_task", lambda m: m("t4", "ready", "reason", STRANGER), None),
     Attempt("update_task", lambda m: m("t1", STRANGER, project_id="j2"), None),
-    Attempt("transition_task", lambda m: m("t1", "ready", "reason", STRANGER, auto_accept={}), None),
-    Attempt("transition_project", lambda m: m("j1", "done", "reason", STRANGER, auto_accept={}), None),
+    Attempt("transition_task", lambda m: m("t1", "ready", "reason", STRANGER, **ON_ACCOUNT), None),
+    Attempt("transition_project", lambda m: m("j1", "done", "reason", STRANGER, **ON_ACCOUNT), None),
 )
 AGENT = ComponentType.AGENT
 #: Writes are the very owner's: what all may see nobody else changes, nor what is nobody's.

@@ -5,6 +5,12 @@ transition, an archive, a restore) is one step with a touch of the product, so t
 other; an archived product or project has no live task, and gives back with its restoration what went with it, and
 nothing else; a step of a lifecycle is taken under the history that was seen; a product has each proposal once.
 
+What an archive or a restoration moves may be more than a commit takes. Then the first part marks the parent as
+*moving*, each further part is under the parent as the one before left it, and the last takes the mark away. While it is
+there the parent is live: it is archived with the last part, restored with the first. So it never has a live child while
+it is archived, whoever looks, and a listing need not look at parents. Whoever is about to change something of a parent
+with a mark finishes that move first; so moves come one after the other, and one whose process died is not left halfway.
+
 Such steps span documents: on MongoDB they need a replica set, and raise `UnsupportedTopologyError` without.
 """
 
@@ -12,7 +18,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from agno.db.base import _UNSET_UPDATED_AT
 from agno.db.schemas.products import company_sort, product_metadata, validate_product_fields
@@ -27,22 +35,39 @@ from agno.db.schemas.tasks import (
 )
 
 from agno_docstores import keys
+from agno_docstores.codec import NULL, Json
 from agno_docstores.domains.listing import equal, touched_at
 from agno_docstores.domains.owned import owner
 from agno_docstores.errors import Conflict
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
-from agno_docstores.port import Condition, Eq, Expect, FieldValue, Has, In, NotIn, Span, Stored, Touch, Write, as_int
+from agno_docstores.port import (
+    Condition,
+    Eq,
+    Expect,
+    FieldValue,
+    Has,
+    In,
+    NotIn,
+    Put,
+    Ref,
+    Span,
+    Stored,
+    Touch,
+    Write,
+    as_int,
+)
 from agno_docstores.rows import Row, Table
-from agno_docstores.schema import PRODUCTS, PROJECTS, SOURCES, TASKS
+from agno_docstores.schema import ACCEPTANCES, PRODUCTS, PROJECTS, SOURCES, TASKS
 from agno_docstores.uniqueness import holder
 
 OPEN = ("ready", "in_progress", "in_review")
 ENDED = ("done", "cancelled")
 FAILED = ("ERROR", "CANCELLED")
+ARCHIVE, RESTORE = "archive", "restore"  # what a parent with its children may be in the middle of
 MOST_CHILDREN = 40  # that are archived or restored in one commit: DynamoDB takes 100 items
 Columns = Mapping[str, Any] | None
-T = TypeVar("T")
+Children = list[tuple[Stored, Row]]
 
 
 def _listed(row: Row) -> dict[str, FieldValue]:
@@ -216,49 +241,38 @@ class Company:
         """Archive a product with its projects and tasks; whether it was there, live and `user_id`'s. Raises
         `ValueError`, with a message and the tasks, if some are ready, in progress or in review.
 
-        Up to 40 of them go in one commit with the product; of more, the rest in others after it, and a repetition goes
-        on with those. 3 requests, and the product's projects and tasks.
+        Up to 40 of them go in one commit with the product. Of more, each 40 in one, the product with the last: it is
+        live until then, and while some of them are archived already, whoever changes something of it finishes the
+        archive first; so does the repetition of a call that was interrupted, which answers False. 4 requests, and 1 for
+        each further 40; it reads all projects and tasks of the product.
         """
 
-        async def attempt() -> tuple[bool, list[Write]]:
-            stored = await self.kernel.get(PRODUCT_TABLE.ref(product_id))
-            if stored is None or not _owned(row := PRODUCT_TABLE.row(stored), user_id):
-                return False, []
-            parent, now, live = {"type": "product", "id": product_id}, self.kernel.now(), row["deleted_at"] is None
+        async def attempt(fresh: bool) -> bool:
+            at = await self._parent(PRODUCT_TABLE, product_id, user_id)
+            if at is None or PRODUCT_TABLE.row(at)["deleted_at"] is not None:
+                return False
             projects = await self._children(PROJECT_TABLE, product_id)
+            for project, _ in projects:
+                await self._settle(PROJECT_TABLE, project)
             tasks = await self._children(TASK_TABLE, product_id)
-            if live:
-                _refuse_open(row for _, row in tasks)
-            writes = [*_archived(PROJECT_TABLE, projects, parent, now), *_archived(TASK_TABLE, tasks, parent, now)]
-            if live:
-                put = PRODUCT_TABLE.put({**row, "deleted_at": now, "updated_at": now}, stored.rev)
-                await self.kernel.commit([put, *writes[:MOST_CHILDREN]])
-                writes = writes[MOST_CHILDREN:]
-            return live, writes
+            _refuse_open(row for _, row in tasks)
+            await self._move(PRODUCT_TABLE, at, ARCHIVE, [(PROJECT_TABLE, projects), (TASK_TABLE, tasks)])
+            return True
 
-        return await self._in_parts(f"archive of product {product_id!r}", attempt)
+        return await self.kernel.transact(f"archive of product {product_id!r}", attempt)
 
     async def restore_product(self, product_id: str, user_id: str | None = None) -> Row | None:
         """Restore an archived product, with the projects and tasks that were archived with it; the row then, None if it
-        is not there, not archived or not `user_id`'s. 3 requests, and the product's projects and tasks."""
+        is not there, not archived or not `user_id`'s. Commits as `delete_product`, but that the product is live with
+        the first."""
 
-        async def attempt() -> tuple[Row | None, list[Write]]:
-            stored = await self.kernel.get(PRODUCT_TABLE.ref(product_id))
-            if stored is None or not _owned(row := PRODUCT_TABLE.row(stored), user_id):
-                return None, []
-            parent, now = {"type": "product", "id": product_id}, self.kernel.now()
-            writes = [
-                write
-                for table in (PROJECT_TABLE, TASK_TABLE)
-                for write in _restored(table, await self._children(table, product_id), parent, now)
-            ]
-            if row["deleted_at"] is None:
-                return None, writes
-            after = {**row, "deleted_at": None, "updated_at": now}
-            await self.kernel.commit([PRODUCT_TABLE.put(after, stored.rev), *writes[:MOST_CHILDREN]])
-            return after, writes[MOST_CHILDREN:]
+        async def attempt(fresh: bool) -> Row | None:
+            at = await self._parent(PRODUCT_TABLE, product_id, user_id)
+            if at is None or PRODUCT_TABLE.row(at)["deleted_at"] is None:
+                return None
+            return await self._move(PRODUCT_TABLE, at, RESTORE, await self._under(PRODUCT_TABLE, PRODUCT_TABLE.row(at)))
 
-        return await self._in_parts(f"restoration of product {product_id!r}", attempt)
+        return await self.kernel.transact(f"restoration of product {product_id!r}", attempt)
 
     # --- Sources ----------------------------------------------------------------------------------------------------
 
@@ -410,47 +424,44 @@ class Company:
     ) -> bool:
         """Archive a project with its tasks; whether it was there, live and `user_id`'s, and, with `updated_before`
         (epoch s), ended, last changed before it and without open tasks. Raises as `delete_product`, and `ValueError` if
-        the product is archived. Commits as `delete_product`."""
+        the product is archived. Commits as `delete_product`. 4 requests, and 1 for each further 40; it reads all
+        tasks of the product."""
 
-        async def attempt() -> tuple[bool, list[Write]]:
-            stored = await self.kernel.get(PROJECT_TABLE.ref(project_id))
-            if stored is None or not _owned(row := PROJECT_TABLE.row(stored), user_id):
-                return False, []
+        async def attempt(fresh: bool) -> bool:
+            at = await self.kernel.get(PROJECT_TABLE.ref(project_id))
+            if at is None or not _owned(row := PROJECT_TABLE.row(at), user_id):
+                return False
             touch = await self._lock(PROJECT_TABLE, row)
-            live, now = row["deleted_at"] is None, self.kernel.now()
-            tasks = await self._tasks_of(row)
-            writes = _archived(TASK_TABLE, tasks, {"type": "project", "id": project_id}, now)
-            if not live:
-                return False, writes
+            await self._settle(PROJECT_TABLE, at)
+            if row["deleted_at"] is not None:
+                return False
             if updated_before is not None and not _is_old(row, updated_before):
-                return False, []
+                return False
+            tasks = await self._tasks_of(row)
             _refuse_open(task for _, task in tasks)
             if updated_before is not None and any(task["status"] not in ENDED for _, task in tasks):
-                return False, []
-            after = {**row, "deleted_at": now, "updated_at": now, "transitions": _event(row, "archive", now)}
-            await self.kernel.commit([PROJECT_TABLE.put(after, stored.rev), *touch, *writes[:MOST_CHILDREN]])
-            return True, writes[MOST_CHILDREN:]
+                return False
+            await self._move(PROJECT_TABLE, at, ARCHIVE, [(TASK_TABLE, tasks)], touch)
+            return True
 
-        return await self._in_parts(f"archive of project {project_id!r}", attempt)
+        return await self.kernel.transact(f"archive of project {project_id!r}", attempt)
 
     async def restore_project(self, project_id: str, user_id: str | None = None) -> Row | None:
         """Restore an archived project of a live product, with the tasks that were archived with it; the row then, None
-        if there is no such. Raises `ValueError` if the product is archived. 3 requests, and the product's tasks."""
+        if there is no such. Raises `ValueError` if the product is archived. Commits as `restore_product`; requests as
+        `delete_project`."""
 
-        async def attempt() -> tuple[Row | None, list[Write]]:
-            stored = await self.kernel.get(PROJECT_TABLE.ref(project_id))
-            if stored is None or not _owned(row := PROJECT_TABLE.row(stored), user_id):
-                return None, []
+        async def attempt(fresh: bool) -> Row | None:
+            at = await self.kernel.get(PROJECT_TABLE.ref(project_id))
+            if at is None or not _owned(row := PROJECT_TABLE.row(at), user_id):
+                return None
             touch = await self._lock(PROJECT_TABLE, row)
-            parent, now = {"type": "project", "id": project_id}, self.kernel.now()
-            writes = _restored(TASK_TABLE, await self._tasks_of(row), parent, now)
+            await self._settle(PROJECT_TABLE, at)
             if row["deleted_at"] is None:
-                return None, writes
-            after = {**row, "deleted_at": None, "updated_at": now, "transitions": _event(row, "restore", now)}
-            await self.kernel.commit([PROJECT_TABLE.put(after, stored.rev), *touch, *writes[:MOST_CHILDREN]])
-            return after, writes[MOST_CHILDREN:]
+                return None
+            return await self._move(PROJECT_TABLE, at, RESTORE, await self._under(PROJECT_TABLE, row), touch)
 
-        return await self._in_parts(f"restoration of project {project_id!r}", attempt)
+        return await self.kernel.transact(f"restoration of project {project_id!r}", attempt)
 
     async def transition_project(
         self,
@@ -466,17 +477,16 @@ class Company:
         not there, archived, not `user_id`'s, or another's step came first.
 
         `expected_updated_at`: epoch s, or None for null, that `updated_at` has to be. `auto_accept`: the routine, its
-        policy and limit on whose account a project is done. Raises `ValueError` for a step that there is not, for open
-        tasks, for a limit reached, for a product that is archived. 3 requests; to be done, the product's tasks besides.
+        policy and limit on whose account a project is done; the limit holds over all products, whoever accepts at once.
+        Raises `ValueError` for a step that there is not, for open tasks, for a product that is archived, and, be there
+        such a project or not, for a limit reached. 3 requests; to be done, the product's tasks besides; with
+        `auto_accept`, 3 more and the routine's tasks and the projects that it accepted.
         """
 
-        async def step(row: Row) -> Columns:
-            if auto_accept is not None:
-                if target != "done" or expected_updated_at is _UNSET_UPDATED_AT:
-                    raise ValueError("Automatic completion requires expected_updated_at and a Project with Tasks")
-                await self._check_budget(auto_accept, row)
-            if row["deleted_at"] is not None:
-                return None
+        if auto_accept is not None and (target != "done" or expected_updated_at is _UNSET_UPDATED_AT):
+            raise ValueError("Automatic completion requires expected_updated_at and a Project with Tasks")
+
+        async def step(row: Row) -> Row:
             unfinished: list[Row] = []
             if target == "done":
                 unfinished = [task for _, task in await self._tasks_of(row) if task["status"] not in ENDED]
@@ -591,16 +601,13 @@ class Company:
         expected_updated_at: int | None = _UNSET_UPDATED_AT,
         auto_accept: Row | None = None,
     ) -> Row | None:
-        """Take a step of a task's lifecycle; as `transition_project`. 3 or 4 requests; with `auto_accept`, the
-        product's projects and tasks, and those with acceptances of the routine."""
+        """Take a step of a task's lifecycle; as `transition_project`, but without `auto_accept` what is archived is
+        None whatever its product is. 3 or 4 requests; with `auto_accept`, 3 more and what has the routine."""
 
-        async def step(row: Row) -> Columns:
-            if auto_accept is not None:
-                if expected_updated_at is _UNSET_UPDATED_AT:
-                    raise ValueError("Automatic acceptance requires expected_updated_at and a Product")
-                await self._check_budget(auto_accept, row)
-            if row["deleted_at"] is not None:
-                return None
+        if auto_accept is not None and expected_updated_at is _UNSET_UPDATED_AT:
+            raise ValueError("Automatic acceptance requires expected_updated_at and a Product")
+
+        async def step(row: Row) -> Row:
             return task_transition_fields(row, target, reason, accepted_by, executor_type, executor_id)
 
         return await self._transition(TASK_TABLE, task_id, step, user_id, expected_updated_at, auto_accept)
@@ -698,19 +705,19 @@ class Company:
     async def _archived_ids(self, kind: Any) -> tuple[str, ...]:
         return tuple(record.ref.id for record in await self.kernel.page(Query(kind, (Eq("live", False),)), body=False))
 
-    async def _children(self, table: Table, product_id: str) -> list[tuple[Stored, Row]]:
+    async def _children(self, table: Table, product_id: str) -> Children:
         """All of a product, whole, as they are at this moment."""
         span = Span(table.kind.name, "of_product", (check_id("product_id", product_id),))
         return [(stored, table.row(stored)) for stored in await self.kernel.span(span)]
 
-    async def _tasks_of(self, project: Row) -> list[tuple[Stored, Row]]:
+    async def _tasks_of(self, project: Row) -> Children:
         tasks = await self._children(TASK_TABLE, project["product_id"])
         return [(stored, row) for stored, row in tasks if row["project_id"] == project["id"]]
 
     async def _lock(self, table: Table, row: Row) -> list[Write]:
         """The write by which a change of a product's hierarchy is one step with all others; for a task, its project is
         looked at as well. Raises `ValueError` if one of them is missing or archived."""
-        product = await self.kernel.get(PRODUCT_TABLE.ref(row["product_id"]))
+        product = await self._parent(PRODUCT_TABLE, row["product_id"])
         if product is None or not product.fields["live"]:
             raise ValueError("Product is missing or archived")
         if table is TASK_TABLE:
@@ -720,9 +727,10 @@ class Company:
     async def _check_project(self, project_id: Any, product_id: Any, task_status: str | None) -> None:
         if project_id is None:
             return
-        row = await self._one(PROJECT_TABLE, project_id, None, False)
-        if row is None:
+        project = await self._parent(PROJECT_TABLE, project_id)
+        if project is None or not project.fields["live"]:
             raise ValueError("Project is missing or archived")
+        row = PROJECT_TABLE.row(project)
         if row["product_id"] != product_id:
             raise ValueError("Task and Project must belong to the same Product")
         if task_status is not None and task_status not in ENDED and row["status"] in ENDED:
@@ -782,6 +790,7 @@ class Company:
             row = table.row(stored)
             if not _owned(row, user_id):
                 return None
+            await self._settle(table, stored)
             touch = await self._lock(table, row) if lock else []
             columns = await decide(dict(row))
             if not columns:
@@ -797,42 +806,63 @@ class Company:
         self,
         table: Table,
         id: str,
-        step: Callable[[Row], Awaitable[Columns]],
+        step: Callable[[Row], Awaitable[Row]],
         user_id: str | None,
         expected_updated_at: int | None,
         auto_accept: Row | None,
     ) -> Row | None:
+        ref = table.ref(id)
         seen: tuple[Any, Any] | None = None
 
-        async def decide(row: Row) -> Columns:
+        async def attempt(fresh: bool) -> Row | None:
             nonlocal seen
+            at = await self.kernel.get(ref)
+            if at is not None and not _owned(table.row(at), user_id):
+                at = None
+            live = at is not None and bool(at.fields["live"])
+            if not live and table is TASK_TABLE and auto_accept is None:
+                return None  # of all else the product, and the limit, are looked at first
+            touch: list[Write] = []
+            if at is not None:
+                await self._settle(table, at)
+                touch = await self._lock(table, table.row(at))
+            routine = await self._within_limit(auto_accept, table, ref.id) if auto_accept is not None else None
+            if at is None or not live:
+                return None
+            row = table.row(at)
             before, seen = seen, (row["status"], row["transitions"])
             if before not in (None, seen):
                 return None  # another's step came first
             columns = await step(row)
-            if columns is None:
-                return None
             if expected_updated_at is not _UNSET_UPDATED_AT and row["updated_at"] != expected_updated_at:
                 return None
-            if auto_accept is not None:
+            if auto_accept is not None and routine is not None:
                 columns["transitions"][-1]["auto_accept"] = auto_accept
-            return columns
+                touch += _accepted(routine, auto_accept, table, {**row, **columns})
+            table.check(columns)
+            after = table.new({**row, **columns})
+            await self.kernel.commit([table.put(after, at.rev), *touch])
+            return after
 
-        return await self._change(table, id, decide, user_id)
+        return await self.kernel.transact(f"change of {table.kind.name} {ref.id!r}", attempt)
 
-    async def _check_budget(self, auto_accept: Row, row: Row) -> None:
-        """That a routine may still accept: `row` does not count. Of its own product all are looked at as they are, for
-        they change in one step with it only."""
-        routine_id = check_id("routine_id", auto_accept["routine_id"])
+    async def _within_limit(self, auto_accept: Row, table: Table, id: str) -> tuple[Put, list[list[Any]]]:
+        """The record of what a routine has accepted, to be written with one more, and what it has. Raises `ValueError`
+        if the limit is reached; the row of this id does not count.
+
+        What came with its history when it was created is in no such record. An index finds it, if late.
+        """
+        routine_id, policy = check_id("routine_id", auto_accept["routine_id"]), auto_accept["policy"]
+        ref = Ref(ACCEPTANCES.name, routine_id)
+        stored = await self.kernel.get(ref)
+        noted = list((stored.body or {}).get("accepted", NULL).value() or ()) if stored is not None else []
         tasks, projects = await self._with_routine(routine_id)
-        own_tasks = [task for _, task in await self._children(TASK_TABLE, row["product_id"])]
-        own_projects = [project for _, project in await self._children(PROJECT_TABLE, row["product_id"])]
-        by_id = {("task", one["id"]): one for one in [*tasks, *own_tasks] if one["routine_id"] == routine_id}
-        by_id |= {("project", one["id"]): one for one in [*projects, *own_projects]}
-        kind = "task" if "title" in row else "project"
-        histories = [one["transitions"] for key, one in by_id.items() if key != (kind, row["id"])]
-        if _acceptances(histories, routine_id, auto_accept["policy"]) >= auto_accept["max_acceptances"]:
+        counted = {(kind, one) for accepted, kind, one in noted if accepted == policy}
+        for kind, rows in ((TASKS.name, tasks), (PROJECTS.name, projects)):
+            counted |= {(kind, row["id"]) for row in rows if _acceptances([row["transitions"]], routine_id, policy)}
+        if len(counted - {(table.kind.name, id)}) >= auto_accept["max_acceptances"]:
             raise ValueError("Routine acceptance limit reached")
+        return Put(ref, {}, {}, Expect.ABSENT if stored is None else stored.rev), noted
 
     async def _with_routine(self, routine_id: str) -> tuple[list[Row], list[Row]]:
         """The tasks of a routine, and the projects that it accepted."""
@@ -840,19 +870,73 @@ class Company:
         projects = await self.kernel.page(Query(PROJECTS, (Has("routines", routine_id),)))
         return [TASK_TABLE.row(stored) for stored in tasks], [PROJECT_TABLE.row(stored) for stored in projects]
 
-    async def _in_parts(self, what: str, attempt: Callable[[], Awaitable[tuple[T, list[Write]]]]) -> T:
-        """Run an archive or a restoration: `attempt` commits the parent with what fits, and gives its answer and the
-        rest, which is looked up anew where somebody changed some of it meanwhile."""
-        answers: list[T] = []
+    # --- Archives and restorations ----------------------------------------------------------------------------------
 
-        async def whole(fresh: bool) -> None:
-            answer, rest = await attempt()
-            answers.append(answer)
-            for start in range(0, len(rest), MOST_CHILDREN):
-                await self.kernel.commit(rest[start : start + MOST_CHILDREN])
+    async def _parent(self, table: Table, id: Any, user_id: Any = None) -> Stored | None:
+        """A product or project that no move is under way of; None if there is no such of `user_id`'s. Raises
+        `Conflict`."""
+        at = await self.kernel.get(table.ref(id))
+        if at is None or not _owned(table.row(at), user_id):
+            return None
+        await self._settle(table, at)
+        return at
 
-        await self.kernel.transact(what, whole)
-        return answers[0]
+    async def _settle(self, table: Table, at: Stored) -> None:
+        """Finish the move that a product or project is in the middle of, if it is: then raises `Conflict`, to have the
+        caller look again."""
+        if at.fields.get("moving") is not None:
+            await self._go_on(table, at)
+            raise Conflict([at.ref])
+
+    async def _go_on(self, table: Table, at: Stored) -> None:
+        await self._move(table, at, str(at.fields["moving"]), await self._under(table, table.row(at)))
+
+    async def _under(self, table: Table, row: Row) -> list[tuple[Table, Children]]:
+        """The children that may go with a product, or a project: projects, then tasks."""
+        if table is PROJECT_TABLE:
+            return [(TASK_TABLE, await self._tasks_of(row))]
+        return [(child, await self._children(child, row["id"])) for child in (PROJECT_TABLE, TASK_TABLE)]
+
+    async def _move(
+        self,
+        table: Table,
+        at: Stored,
+        to: str,
+        children: Sequence[tuple[Table, Children]],
+        touch: Sequence[Write] = (),
+    ) -> Row:
+        """Archive or restore a parent with those of its children that go with it, or go on with that; its row then.
+        `touch`: what the first step is one with. Raises `Conflict`, unless it is this call that began."""
+        row, now = table.row(at), self.kernel.now()
+        parent = {"type": "product" if table is PRODUCT_TABLE else "project", "id": row["id"]}
+        # Projects come back before their tasks, and go after them.
+        moved, order = (_archived, -1) if to == ARCHIVE else (_restored, 1)
+        writes = [write for child, found in children[::order] for write in moved(child, found, parent, now)]
+        after = row
+        if (row["deleted_at"] is None) is (to == ARCHIVE):
+            after = {**row, "deleted_at": now if to == ARCHIVE else None, "updated_at": now}
+            if table is PROJECT_TABLE:
+                after["transitions"] = _event(row, to, now)
+        parts = [writes[start : start + MOST_CHILDREN] for start in range(0, len(writes), MOST_CHILDREN)] or [[]]
+        marked, begun, rev = at.fields.get("moving") is not None, False, at.rev
+        try:
+            for part in parts[:-1]:
+                live = table.put(row if to == ARCHIVE else after, rev, {"moving": to})
+                (left, *_) = await self.kernel.commit([Touch(at.ref, None, rev) if marked else live, *touch, *part])
+                assert left is not None
+                marked, begun, rev, touch = True, begun or not marked, left, ()
+            await self.kernel.commit([table.put(after, rev), *touch, *parts[-1]])
+        except Conflict:
+            if not begun:
+                raise
+            # Another changed a child, or went on with this; what comes after the move is not undone.
+            await self.kernel.transact(f"{to} of {table.kind.name} {at.ref.id!r}", partial(self._finish, table, at.ref))
+        return after
+
+    async def _finish(self, table: Table, ref: Ref, fresh: bool) -> None:
+        at = await self.kernel.get(ref)
+        if at is not None and at.fields.get("moving") is not None:
+            await self._go_on(table, at)
 
 
 def _owned(row: Row, user_id: Any) -> bool:
@@ -874,6 +958,17 @@ def _settings(config: Any) -> Row:
 
 def _acceptances(histories: Sequence[Any], routine_id: str, policy: Any) -> int:
     return int(_acceptance_count(histories, routine_id, policy))  # type: ignore[no-untyped-call]
+
+
+def _accepted(routine: tuple[Put, list[list[Any]]], auto_accept: Row, table: Table, after: Row) -> list[Write]:
+    """The write that notes an acceptance with its routine, if it counts."""
+    put, noted = routine
+    routine_id, entry = auto_accept["routine_id"], [auto_accept["policy"], table.kind.name, after["id"]]
+    own = table is PROJECT_TABLE or after["routine_id"] == routine_id
+    if entry in noted or not own or not _acceptances([after["transitions"]], routine_id, auto_accept["policy"]):
+        return []
+    accepted = [*noted, entry]
+    return [replace(put, fields={"number": len(accepted)}, body={"accepted": Json.of(accepted, "accepted")})]
 
 
 def _is_old(row: Row, before: int) -> bool:
@@ -901,7 +996,7 @@ def _event(row: Row, action: str, now: int, parent: Row | None = None) -> list[R
     return [*(row["transitions"] or []), event]
 
 
-def _archived(table: Table, children: Sequence[tuple[Stored, Row]], parent: Row, now: int) -> list[Write]:
+def _archived(table: Table, children: Children, parent: Row, now: int) -> list[Write]:
     """The archive of those that are live, with a parent."""
     return [
         table.put(
@@ -912,7 +1007,7 @@ def _archived(table: Table, children: Sequence[tuple[Stored, Row]], parent: Row,
     ]
 
 
-def _restored(table: Table, children: Sequence[tuple[Stored, Row]], parent: Row, now: int) -> list[Write]:
+def _restored(table: Table, children: Children, parent: Row, now: int) -> list[Write]:
     """The restoration of those that were last archived with this very parent."""
     found: list[Write] = []
     for at, row in children:

@@ -130,12 +130,12 @@ class Components:
         """Archive a component: it keeps its id and versions, and can be restored. With `hard_delete`, remove it, its
         versions, and all links to it. Whether it was there, not archived before, and `user_id`'s.
 
-        The schedules that are aimed at it are disabled in the same commit (on MongoDB, and beyond 40 of them, right
-        after it; what an interrupted call leaves, its repetition goes on with); `cascade_stats["schedules_disabled"]`
-        is how many. Raises `ComponentDependencyError` if others have links to it (an archive: live ones), of
-        `user_id`'s and nobody's; `ComponentVersionConflictError` if the current version is not the expected one (0:
-        none). Requests: 5, 1 for each component that has or had links to it, and 2 for each schedule after the commit;
-        a removal, those of its children and versions besides.
+        The schedules that are aimed at it are disabled in the same commit (on a standalone MongoDB, and beyond 40 of
+        them, right after it; what an interrupted call leaves, its repetition goes on with), and none is claimed from
+        that commit on; `cascade_stats["schedules_disabled"]` is how many. Raises `ComponentDependencyError` if others
+        have links to it (an archive: live ones), of `user_id`'s and nobody's; `ComponentVersionConflictError` if the
+        current version is not the expected one (0: none). Requests: 5, 1 for each component that has or had links to
+        it, and 2 for each schedule after the commit; a removal, those of its children and versions besides.
         """
         whose = owner(user_id)
 
@@ -147,7 +147,7 @@ class Components:
             if not _may(component, whose):
                 return None, 0
             if whose is not None and component.archived and not hard_delete:
-                return None, await catalog.cascade(self.kernel, component_id)
+                return None, await catalog.cascade(self.kernel, component)
             parents: list[Component] = []
             if require_no_dependents:
                 found, parents = await dependents(self.kernel, component, active=not hard_delete, user_id=whose)
@@ -160,7 +160,7 @@ class Components:
                     f"Component {component_id} current version is {current}, expected {expected_current_version}"
                 )
             if component.archived and not hard_delete:
-                return None, await catalog.cascade(self.kernel, component_id)
+                return None, await catalog.cascade(self.kernel, component)
             await catalog.fence(self.kernel, parents)
             if hard_delete:
                 # Links that come later are to an id that is none, and stay.
@@ -180,15 +180,16 @@ class Components:
 
     async def restore_component(self, component_id: str, user_id: str | None = None) -> bool:
         """Bring an archived component back with all its versions, and its current one; whether it was archived, and
-        `user_id`'s. Schedules stay disabled. Raises `ComponentDependencyError` if the current version pins an archived
-        child. 3 requests, and 1 for each child."""
+        `user_id`'s. Schedules stay disabled, and those that an index showed too late for the archive are disabled now.
+        Raises `ComponentDependencyError` if the current version pins an archived child. 5 requests, and 1 for each
+        child."""
 
         async def attempt(fresh: bool) -> bool:
             component = await read(self.kernel, component_id)
             if component.row is None or not component.archived or not _may(component, owner(user_id)):
                 return False
+            await catalog.cascade(self.kernel, component)
             if component.cascading:
-                await catalog.cascade(self.kernel, component_id)
                 component = await read(self.kernel, component_id)
             row = {**(component.row or {}), "deleted_at": None, "updated_at": self.kernel.now()}
             current = row.get("current_version")

@@ -3,15 +3,18 @@
 Invariants: a transaction, a code, a refresh token is had by one of all that ask for it; what was had is gone at once.
 That one is whose write takes the place of the record as it was, under its `Rev`; the removal after it is tidying. Times
 are epoch seconds and the caller's. What ended before `now` has expired; what ends at it has not. Limits are there
-against floods: on DynamoDB, whose indexes lag, and among several at once, they are kept about.
+against floods: on DynamoDB, whose indexes lag, and among several at once, they are kept about. Codes and refresh tokens
+come here as hashes; of a transaction's id, which is in the URL of the consent and good for it, the hash is stored, and
+is what errors and logs name.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 from agno_docstores.codec import NULL, Json
-from agno_docstores.errors import Conflict
+from agno_docstores.errors import Conflict, InvalidIdError
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
 from agno_docstores.port import Condition, Delete, Eq, Expect, Fields, Kind, Put, Range, Ref, Stored, as_int
@@ -72,17 +75,17 @@ class McpOAuth:
         if overflow > 0:
             await self._sweep(OAUTH_TRANSACTIONS, PENDING, limit=overflow)
         fields: Fields = {"pending": True, "client_id": client_id, "until": expires_at}
-        await self._insert(_put(OAUTH_TRANSACTIONS, txn_id, fields, params))
+        await self._insert(_put(OAUTH_TRANSACTIONS, _hashed(txn_id), fields, params))
 
     async def get_mcp_oauth_transaction(self, txn_id: str) -> tuple[str, int] | None:
         """Parameters and expiry of a pending authorization, also of one that has expired. Linearizable. 1 request."""
-        stored = await self.kernel.get(_ref(OAUTH_TRANSACTIONS, txn_id))
+        stored = await self.kernel.get(_ref(OAUTH_TRANSACTIONS, _hashed(txn_id)))
         return (_text(stored), as_int(stored.fields.get("until"))) if stored is not None else None
 
     async def consume_mcp_oauth_transaction(self, txn_id: str, now: int) -> tuple[str, int] | None:
         """The same, once: None for whoever comes later, and if it has expired (then it stays). 3 requests."""
         stored = await self._take(
-            _ref(OAUTH_TRANSACTIONS, txn_id), lambda stored: as_int(stored.fields.get("until")) >= now
+            _ref(OAUTH_TRANSACTIONS, _hashed(txn_id)), lambda stored: as_int(stored.fields.get("until")) >= now
         )
         return (_text(stored), as_int(stored.fields.get("until"))) if stored is not None else None
 
@@ -208,6 +211,15 @@ class McpOAuth:
         for stored in await self.kernel.get_many([header.ref for header in headers]):
             if stored is not None and query.matches(stored):
                 await self._tidy(Delete(stored.ref, stored.rev))
+
+
+def _hashed(txn_id: object) -> str:
+    """Raises `InvalidIdError`, which does not tell the id either."""
+    try:
+        return hashlib.sha256(check_id("txn_id", txn_id).encode()).hexdigest()
+    except InvalidIdError:
+        pass
+    raise InvalidIdError("txn_id", type(txn_id), "must be a non-empty str without a lone surrogate")
 
 
 def _ref(kind: Kind, id: str) -> Ref:

@@ -1,8 +1,9 @@
 """Schedules and their runs: what `BaseDb` says of them (contract 1.10), over the kernel.
 
 Invariants: a name is an owner's once, and nobody's once; a due schedule is claimed by one of the workers that ask,
-under all conditions at once, and released by the one that holds it only; ownership, provenance and locks change by the
-methods for them alone; no run outlives its schedule. A read that fails is never "nothing due".
+under all conditions at once, and released by the one that holds it only; none is claimed whose target is archived;
+ownership, provenance and locks change by the methods for them alone; no run outlives its schedule. A read that fails is
+never "nothing due".
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from agno.db.schemas.scheduler import build_run_endpoint, validate_schedule_update
+from agno.db.schemas.scheduler import RUN_ENDPOINT_RE, build_run_endpoint, validate_schedule_update
 
 from agno_docstores import keys
 from agno_docstores.domains.listing import label
@@ -18,9 +19,9 @@ from agno_docstores.domains.owned import owner
 from agno_docstores.errors import Conflict, ScheduleNotFoundError
 from agno_docstores.kernel import Kernel, Query
 from agno_docstores.keys import check_id
-from agno_docstores.port import Condition, Delete, Eq, FieldValue, Range, Stored, as_int
+from agno_docstores.port import Condition, Delete, Eq, FieldValue, Range, Ref, Stored, as_int
 from agno_docstores.rows import Row, Rows, Table, answered
-from agno_docstores.schema import SCHEDULE_RUNS, SCHEDULES
+from agno_docstores.schema import COMPONENTS, SCHEDULE_RUNS, SCHEDULES
 from agno_docstores.uniqueness import holder
 
 PROVENANCE = frozenset(
@@ -233,8 +234,8 @@ class Schedules:
 
     async def disable_schedules_for_target(self, target_type: str, target_id: str, reason: str | None = None) -> int:
         """Disable every enabled schedule that is aimed at a component, by its target or its endpoint, whosever it is;
-        how many. `reason` becomes their `disabled_reason`. A failure raises; repeating the call goes on. 2 requests,
-        and 2 for each."""
+        how many. `reason` becomes their `disabled_reason`. A failure raises; repeating the call goes on. Eventually
+        consistent on DynamoDB: it may miss one that was aimed there a moment ago. 2 requests, and 2 for each."""
         disabled = disabling(target_type, target_id, reason, self.kernel.now())
         aimed = await aimed_at(self.kernel, target_type, target_id)
         changed = [await self.schedules.change(stored.ref.id, disabled) for stored in aimed]
@@ -256,11 +257,12 @@ class Schedules:
         the row as claimed, None if there is none, or others were faster.
 
         Of any number of workers one gets it: the conditions are checked again in the step that takes the lock, which is
-        as old as that step. Of more than 20 whose locks have run out, those locked longest ago are looked at first.
-        Raises on a failed read: that is not "nothing due". 3 requests, whatever is locked or due later (DynamoDB: two
-        for each of the `listing_shards`, and 1), and one more for each schedule that another worker took first. With
-        another grace than Agno's 300 s also what was locked between the two, or is left locked and due within their
-        difference, is looked at.
+        as old as that step. Of more than 20 whose locks have run out, those locked longest ago are looked at first. One
+        that is aimed at a component that is archived is disabled, as the archive did with those that it saw, and not
+        given. Raises on a failed read: that is not "nothing due". 3 requests, whatever is locked or due later
+        (DynamoDB: two for each of the `listing_shards`, and 1), 1 more for one that is aimed at a component, and for
+        each that another worker took first. With another grace than Agno's 300 s also what was locked between the two,
+        or is left locked and due within their difference, is looked at.
         """
         now = self.kernel.now()
         pending: list[tuple[Query, Any]] = [
@@ -279,11 +281,34 @@ class Schedules:
                     await self.kernel.commit([SCHEDULE_TABLE.put(claimed, stored.rev)])
                 except Conflict:
                     continue
-                return claimed
+                if not await self._aims_at_what_is_gone(claimed):
+                    return claimed
             pending = [
                 (query, cursor) for (query, _), (_, cursor) in zip(pending, pages, strict=True) if cursor is not None
             ]
         return None
+
+    async def _aims_at_what_is_gone(self, row: Row) -> bool:
+        """Whether the component that a claimed schedule is aimed at is archived, or being removed: then it is disabled.
+
+        The archive itself may have missed it: an index shows a new schedule late (DynamoDB), and where a commit holds
+        one document only the schedules come after the component. Looked at once the lock is taken: so what is given was
+        taken before the archive.
+        """
+        targets = targets_of(row)
+        found = await self.kernel.headers([Ref(COMPONENTS.name, id) for _, id in targets])
+        for (kind, id), component in zip(targets, found, strict=True):
+            if component is None or component.fields.get("component_type") != kind or component.fields.get("live"):
+                continue
+            disabled = disabling(kind, id, archive_of(kind, id), self.kernel.now())
+
+            def free(row: Row, disabled: Callable[[Row], Row | None] = disabled) -> Row | None:
+                change = disabled(row)
+                return None if change is None else {**change, "locked_by": None, "locked_at": None}
+
+            await self.schedules.change(row["id"], free)
+            return True
+        return False
 
     async def release_schedule(
         self,
@@ -414,6 +439,20 @@ async def aimed_at(kernel: Kernel, target_type: str, target_id: str) -> list[Sto
     by_endpoint = (Eq("endpoint", endpoint), Eq("enabled", True))
     found = [record for where in (by_target, by_endpoint) for record in await kernel.page(Query(SCHEDULES, where))]
     return list({record.ref.id: record for record in found}.values())
+
+
+def targets_of(row: Row) -> list[tuple[str, str]]:
+    """The components that a schedule is aimed at, by target and by endpoint, as type and id."""
+    found = [(row["target_type"], row["target_id"])]
+    endpoint = RUN_ENDPOINT_RE.fullmatch(str(row["endpoint"]))
+    if endpoint is not None:
+        found.append((endpoint.group(1).removesuffix("s"), endpoint.group(2)))
+    return [(kind, id) for kind, id in dict.fromkeys(found) if isinstance(kind, str) and isinstance(id, str) and id]
+
+
+def archive_of(target_type: str, target_id: str) -> str:
+    """Why the schedules of a component that was archived, or removed, are disabled."""
+    return f"target_archived:{target_type}:{target_id}"
 
 
 def disabling(target_type: str, target_id: str, reason: str | None, now: int) -> Callable[[Row], Row | None]:
