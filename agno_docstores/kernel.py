@@ -314,6 +314,27 @@ class Kernel:
             if cursor is None or len(found) >= limit:
                 return found, cursor
 
+    async def first_of(
+        self,
+        queries: Iterable[Query],
+        size: int,
+        take: Callable[[list[tuple[Stored, Query]]], Awaitable[T | None]],
+        *,
+        body: bool = True,
+    ) -> T | None:
+        """What `take` makes of the records that listings find, the next `size` of each at a time, with the listing that
+        each is of, until it makes something of them; else None. A stretch of each listing at a time, all at once."""
+        pending: list[tuple[Query, Any]] = [(query, None) for query in queries]
+        while pending:
+            pages = await self.io.gather(*(self.stretch(query, after, size, body=body) for query, after in pending))
+            found = [(record, query) for (query, _), (page, _) in zip(pending, pages, strict=True) for record in page]
+            taken = await take(found)
+            if taken is not None:
+                return taken
+            cursors = [cursor for _, cursor in pages]
+            pending = [(query, at) for (query, _), at in zip(pending, cursors, strict=True) if at is not None]
+        return None
+
     async def _counted(self, plan: Plan) -> int:
         counts = await self.io.gather(*(self.reading(partial(self.driver.count, span), 0) for span in plan.spans))
         return sum(counts)

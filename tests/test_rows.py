@@ -412,7 +412,7 @@ async def test_a_claim_of_a_schedule_costs_the_same_whatever_was_left_locked_and
         assert (await db.claim_due_schedule("w"))["id"] == f"due{more}"
         assert await db.claim_due_schedule("w") is None
         found.append(db.io.calls.total() - before)
-    assert found[0] == found[1] <= 5
+    assert found[0] == found[1] <= 6  # one of them a look at what the schedule is aimed at
 
 
 async def test_a_lock_of_a_schedule_is_as_old_as_the_attempt_that_took_it() -> None:
@@ -437,5 +437,6 @@ async def test_a_lock_of_a_schedule_is_as_old_as_the_attempt_that_took_it() -> N
     db.io.hooks += [Meanwhile(3, others_take_them), Slow()]
     claimed = db.claim_due_schedule("w")
     db.io.hooks.clear()
-    assert claimed["id"] == "s14" and clock[0] - claimed["locked_at"] <= 30
+    # The step that took it, and the look at what it is aimed at.
+    assert claimed["id"] == "s14" and clock[0] - claimed["locked_at"] <= 2 * 30
     assert clock[0] > T0 + 9000 + 300 and other.claim_due_schedule("other")["id"] != "s14"

@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -339,23 +340,10 @@ class Jobs:
             for state, until in (("waiting", now), ("running", now - lock_grace_seconds))
             for deployment in deployments
         ]
-        pending: list[tuple[Query, Any]] = [(source, None) for source in sources]
-        while pending:
-            pages = await self.kernel.io.gather(
-                *(self.kernel.stretch(source, cursor, CANDIDATES, body=False) for source, cursor in pending)
-            )
-            candidates = [
-                (header, source) for (source, _), (found, _) in zip(pending, pages, strict=True) for header in found
-            ]
-            claimed = await self._claim_one(candidates, worker_id)
-            if claimed is not None:
-                return claimed
-            pending = [
-                (source, cursor) for (source, _), (_, cursor) in zip(pending, pages, strict=True) if cursor is not None
-            ]
-        return None
+        claim = partial(self._claim_one, worker_id)
+        return await self.kernel.first_of(sources, CANDIDATES, claim, body=False)
 
-    async def _claim_one(self, candidates: list[tuple[Stored, Query]], worker_id: str) -> Row | None:
+    async def _claim_one(self, worker_id: str, candidates: list[tuple[Stored, Query]]) -> Row | None:
         left = sorted(candidates, key=lambda found: (as_int(found[0].fields["created_at"]), found[0].ref.id))
         next = 0
         while left:

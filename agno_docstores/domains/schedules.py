@@ -265,15 +265,13 @@ class Schedules:
         or is left locked and due within their difference, is looked at.
         """
         now = self.kernel.now()
-        pending: list[tuple[Query, Any]] = [
-            (Query(SCHEDULES, (Eq("queue", queue), Range("due_at", None, until)), "due_at"), None)
+        queues = [
+            Query(SCHEDULES, (Eq("queue", queue), Range("due_at", None, until)), "due_at")
             for queue, until in (("waiting", now), ("claimed", now - min(lock_grace_seconds, GRACE)))
         ]
-        while pending:
-            pages = await self.kernel.io.gather(
-                *(self.kernel.stretch(query, cursor, CANDIDATES) for query, cursor in pending)
-            )
-            candidates = [(SCHEDULE_TABLE.row(stored), stored) for found, _ in pages for stored in found]
+
+        async def claim(found: list[tuple[Stored, Query]]) -> Row | None:
+            candidates = [(SCHEDULE_TABLE.row(stored), stored) for stored, _ in found]
             due = [(row, stored) for row, stored in candidates if _claimable(row, now, lock_grace_seconds)]
             for row, stored in sorted(due, key=lambda one: (as_int(one[0]["next_run_at"]), one[1].ref.id)):
                 claimed = {**row, "locked_by": worker_id, "locked_at": self.kernel.now()}
@@ -283,10 +281,9 @@ class Schedules:
                     continue
                 if not await self._aims_at_what_is_gone(claimed):
                     return claimed
-            pending = [
-                (query, cursor) for (query, _), (_, cursor) in zip(pending, pages, strict=True) if cursor is not None
-            ]
-        return None
+            return None
+
+        return await self.kernel.first_of(queues, CANDIDATES, claim)
 
     async def _aims_at_what_is_gone(self, row: Row) -> bool:
         """Whether the component that a claimed schedule is aimed at is archived, or being removed: then it is disabled.
