@@ -52,6 +52,7 @@ from agno_docstores.lifetimes import SessionConfig
 from agno_docstores.options import NOT_ON_ASYNC, TABLE_ARGUMENTS, StoreOptions, agno_names, attribute, split
 from agno_docstores.port import Driver, Kind
 from agno_docstores.schema import KINDS, SESSIONS
+from agno_docstores.session_records import Readings
 
 __all__ = [
     "AsyncDocstore",
@@ -104,10 +105,11 @@ class Engine:
         if session_config.life is not None:
             self.kernel.expiring = frozenset({SESSIONS.name})
         self.histories = histories = Histories(self.kernel, life=session_config.life, cache_bytes=cache_bytes)
+        readings = Readings()
         self.domains: dict[str, Any] = {
-            "Sessions": Sessions(self.kernel, histories, on_conflict),
-            "State": State(self.kernel, histories),
-            "Summaries": Summaries(self.kernel, histories),
+            "Sessions": Sessions(self.kernel, histories, readings, on_conflict),
+            "State": State(self.kernel, histories, readings),
+            "Summaries": Summaries(self.kernel, histories, readings),
             "Messages": Messages(self.kernel, histories),
             "Lifetimes": Lifetimes(self.kernel, histories),
             "Management": Management(self.kernel, histories),

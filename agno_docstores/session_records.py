@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -252,20 +253,61 @@ class Reading:
         return self
 
 
-def reading_of(session: Session) -> Reading | None:
-    """How an object was read; None of one that the caller made."""
+def _own_reading(session: Session) -> Reading | None:
     reading = vars(session).get(_READING)
     return reading if isinstance(reading, Reading) and reading.session_id == session.session_id else None
 
 
-def note_reading(session: Session, reading: Reading) -> None:
-    vars(session)[_READING] = reading
+class Readings:
+    """How the session objects of a handle were read, or saved last.
+
+    An object takes its reading along, also into copies. But Agno's teams save a shallow copy of the session that they
+    hold, and go on with that: so of each session the save that was last is kept here as well, with the very parts
+    ("session_data") that it was made of. Whoever still holds these has made what was saved then.
+    """
+
+    MOST = 128  # sessions
+
+    def __init__(self) -> None:
+        self._saved: OrderedDict[str, tuple[Reading, dict[str, Any]]] = OrderedDict()
+
+    def of(self, session: Session, mine: Mapping[str, Json] | None = None) -> Reading | None:
+        """How an object was read that is now as `mine`, if that is known; None of one that the caller made, and has not
+        saved."""
+        own, saved = _own_reading(session), self._saved.get(session.session_id)
+        if saved is None or saved[0] is own:
+            return own
+        last, parts = saved
+        held = [name for name, part in parts.items() if part is not None and getattr(session, name, None) is part]
+        if not held:
+            return own
+        before = own.body if own is not None else {}
+        # Of the others, those that it has as it was read it has not seen change.
+        now = before if mine is None else mine
+        known = [name for name in parts if name in held or now.get(name, NULL) != before.get(name, NULL)]
+        knows_all = all(last.body.get(name) == before.get(name, NULL) for name in parts if name not in known)
+        read_at = last.version if knows_all else own.version if own is not None else 0
+        body = {**before, **{name: last.body[name] for name in known}}
+        return replace(last, version=read_at, body=body, unsure=own is not None and own.unsure)
+
+    def note(self, session: Session, reading: Reading) -> None:
+        """That an object is as this says."""
+        vars(session)[_READING] = reading
+
+    def note_saved(self, session: Session, reading: Reading) -> None:
+        """The same, when it has been saved."""
+        self.note(session, reading)
+        self._saved[reading.session_id] = (reading, {name: getattr(session, name, None) for name in reading.body})
+        self._saved.move_to_end(reading.session_id)
+        while len(self._saved) > self.MOST:
+            with suppress(KeyError):  # another thread emptied it meanwhile
+                self._saved.popitem(last=False)
 
 
 def to_session(stored: Stored, session_type: SessionType | None, runs: list[Row] | None) -> Session:
     """The object that a record stands for, with its reading."""
     session: Session = deserialize_session(session_type, {**to_row(stored), "runs": runs})
-    note_reading(session, Reading.of(stored))
+    vars(session)[_READING] = Reading.of(stored)
     return session
 
 

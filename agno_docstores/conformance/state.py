@@ -565,6 +565,47 @@ async def test_what_two_turns_count_is_added_up(db: Any, another: Callable[[], A
     assert db.conflicts == {"merged": 1, "overwritten": 0} and "written over" not in caplog.text
 
 
+@pytest.mark.parametrize("read", [True, False])
+async def test_a_shallow_copy_is_the_same_writer(db: Any, another: Callable[..., Any], read: bool) -> None:
+    """As Agno's teams save a session that they hold over many turns: what a copy has saved is no one else's."""
+    other = another()
+    session: Any = agent_session(session_data={"session_state": {}, "session_metrics": {"input_tokens": 0}})
+    if read:
+        await db.upsert_session(session)
+        session = await db.get_session("s1")
+    for turn in range(1, 4):
+        session.session_data["session_metrics"]["input_tokens"] += 10
+        session.session_data["session_state"][f"turn{turn}"] = turn
+        for _ in range(2):
+            await db.upsert_session(copy.copy(session))
+        session.metadata = {"turn": turn}
+        await db.upsert_session(copy.copy(session))
+        theirs = await other.get_session("s1")
+        theirs.session_data["session_metrics"]["input_tokens"] += 5
+        theirs.session_data["session_state"]["theirs"] = turn
+        await other.upsert_session(theirs)
+    found = await db.get_session("s1")
+    assert found.session_data["session_metrics"] == {"input_tokens": 45}
+    assert found.session_data["session_state"] == {"turn1": 1, "turn2": 2, "turn3": 3, "theirs": 3}
+    assert found.metadata == {"turn": 3} and db.conflicts["overwritten"] == 0
+
+
+async def test_a_shallow_copy_is_in_no_conflict_with_what_it_is_of(db: Any, another: Callable[..., Any]) -> None:
+    strict = another(on_conflict="raise")
+    session: Any = agent_session(session_data={"n": 0}, metadata={"m": 0})
+    for number in range(1, 4):
+        session.session_data["n"] = session.metadata["m"] = number
+        await strict.upsert_session(copy.copy(session))
+        await strict.upsert_session(session)
+    assert await strict.save_session(copy.copy(session)) is True
+    session.session_data["n"] = 9
+    assert await strict.save_session(session) is True
+    await db.update_session_data("s1", {"theirs": 1})
+    with pytest.raises(SessionConflictError):
+        await strict.upsert_session(copy.copy(session))
+    assert await db.get_session_data("s1") == {"n": 9, "theirs": 1}
+
+
 async def test_of_two_summaries_one_stays_whole(db: Any, another: Callable[[], Any]) -> None:
     other = another()
     await db.upsert_session(agent_session(summary=SessionSummary(summary="first", topics=["first"])))

@@ -30,6 +30,7 @@ from agno_docstores.schema import SESSIONS
 from agno_docstores.session_records import (
     Incoming,
     Reading,
+    Readings,
     Row,
     Session,
     begun_anew,
@@ -41,9 +42,7 @@ from agno_docstores.session_records import (
     marked_head,
     may_replace,
     merged,
-    note_reading,
     readable,
-    reading_of,
     remove_session,
     to_row,
     to_session,
@@ -101,9 +100,12 @@ class _Absences:
 
 
 class Sessions:
-    def __init__(self, kernel: Kernel, histories: Histories, on_conflict: OnConflict = "merge") -> None:
+    def __init__(
+        self, kernel: Kernel, histories: Histories, readings: Readings, on_conflict: OnConflict = "merge"
+    ) -> None:
         self.kernel = kernel
         self.histories = histories
+        self._readings = readings
         self.on_conflict = on_conflict
         self._absences = _Absences(kernel.now)
         #: Of this handle's saves: those that kept another writer's change ("merged"), and the changes that they wrote
@@ -242,7 +244,7 @@ class Sessions:
                 f"insert of session {incoming.session_id!r}", lambda fresh: self._insert_unless_there(incoming)
             )
         if stored is not None:
-            note_reading(session, Reading.of(stored))
+            self._readings.note_saved(session, Reading.of(stored))
         return stored is not None
 
     async def _insert_unless_there(self, incoming: Incoming) -> Stored | None:
@@ -254,7 +256,7 @@ class Sessions:
     async def _save(self, session: Session, incoming: Incoming, updated_at: tuple[int | None] | None) -> Stored | None:
         """Insert or replace; the record as stored, or None if it is somebody else's."""
         ref = session_ref(incoming.session_id)
-        reading = reading_of(session)
+        reading = self._readings.of(session, incoming.body)
         # Should somebody else make the session first, a writer that was told of none knew of nothing in it.
         told_absent = reading is None and self._absences.take(incoming.session_id)
 
@@ -286,13 +288,13 @@ class Sessions:
             stored = await self.kernel.transact(f"upsert of session {incoming.session_id!r}", attempt)
         except StoreUnavailableError as error:
             if reading is not None and error.maybe_applied:
-                note_reading(session, replace(reading, unsure=True))
+                self._readings.note(session, replace(reading, unsure=True))
             raise
         if stored is not None:
             # What the object holds from now on differs from what is stored where another writer's change was kept.
             own = {**(stored.body or {}), **incoming.body}
             read_at = version_of(stored) if own == stored.body else reading.version if reading is not None else 0
-            note_reading(session, replace(Reading.of(stored), version=read_at, body=own))
+            self._readings.note_saved(session, replace(Reading.of(stored), version=read_at, body=own))
         return stored
 
     def _inserted(self, incoming: Incoming, reading: Reading | None) -> Incoming:

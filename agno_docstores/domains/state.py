@@ -29,6 +29,7 @@ from agno_docstores.port import Stored
 from agno_docstores.session_records import (
     Incoming,
     Reading,
+    Readings,
     Row,
     Session,
     changed,
@@ -37,9 +38,7 @@ from agno_docstores.session_records import (
     insert_session,
     marked_head,
     may_replace,
-    note_reading,
     readable,
-    reading_of,
     session_of_row,
     to_session,
     version_of,
@@ -51,9 +50,10 @@ Condition = Mapping[Path, Any] | Callable[[dict[str, Any]], bool]
 
 
 class State:
-    def __init__(self, kernel: Kernel, histories: Histories) -> None:
+    def __init__(self, kernel: Kernel, histories: Histories, readings: Readings) -> None:
         self.kernel = kernel
         self.histories = histories
+        self._readings = readings
 
     # --- Session data -----------------------------------------------------------------------------------------------
 
@@ -205,20 +205,21 @@ class State:
         """
         if isinstance(session, dict):
             _check_row(session, expected_version)
-            object_, reading, read_at = session_of_row(session), None, session.get("version")
+        incoming = await Incoming.taken(self.kernel, session_of_row(session) if isinstance(session, dict) else session)
+        if isinstance(session, dict):
+            reading, read_at = None, session.get("version")
         else:
-            object_, reading = session, reading_of(session)
+            reading = self._readings.of(session, incoming.body)
             read_at = reading.version if reading is not None else 0
         expected = read_at if expected_version is None else expected_version
         if isinstance(expected, bool) or not isinstance(expected, int):
             raise TypeError(f"the version that is expected must be an int, not {expected!r}")
-        incoming = await Incoming.taken(self.kernel, object_)
         base = reading.body if reading is not None and reading.version == expected else None
         stored = await self._save(incoming, expected, base)
         if isinstance(session, dict):
             session["version"] = version_of(stored)
         else:
-            note_reading(session, Reading.of(stored))
+            self._readings.note_saved(session, Reading.of(stored))
         return True
 
     async def _save(self, incoming: Incoming, expected: int, base: Mapping[str, Json] | None) -> Stored:

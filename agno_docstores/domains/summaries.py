@@ -36,12 +36,11 @@ from agno_docstores.kernel import Kernel, new_token
 from agno_docstores.keys import check_id
 from agno_docstores.port import Stored
 from agno_docstores.session_records import (
+    Readings,
     changed,
     commit_session,
     may_replace,
-    note_reading,
     readable,
-    reading_of,
     to_session,
     version_of,
 )
@@ -138,9 +137,10 @@ class Hook:
 
 
 class Summaries:
-    def __init__(self, kernel: Kernel, histories: Histories) -> None:
+    def __init__(self, kernel: Kernel, histories: Histories, readings: Readings) -> None:
         self.kernel = kernel
         self.histories = histories
+        self._readings = readings
         self._hooks: OrderedDict[str | None, Hook] = OrderedDict()
 
     def use(self, hook: Hook, component_id: str | None) -> None:
@@ -237,10 +237,10 @@ class Summaries:
             return None
         summary, stored = made
         session.summary = summary
-        reading = reading_of(session)
+        reading = self._readings.of(session)
         if reading is not None and reading.version == version_of(stored) - 1:
             body = {**reading.body, "summary": (stored.body or {})["summary"]}
-            note_reading(session, replace(reading, version=version_of(stored), body=body))
+            self._readings.note(session, replace(reading, version=version_of(stored), body=body))
         return summary
 
     def _known(
