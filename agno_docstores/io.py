@@ -177,6 +177,11 @@ class Io:
         """A random number in [0, 1)."""
         return random.random()
 
+    async def back_off(self, attempt: int, first: float, most: float) -> None:
+        """Wait a random part of the time that an attempt stands for, counted from 0: `first` seconds, doubled with each
+        attempt, up to `most`."""
+        await self.sleep(self.jitter() * min(most, first * 2**attempt))
+
 
 class SyncIo(Io):
     def __init__(self, translate: Callable[[str, Exception], Exception | None] | None = None) -> None:

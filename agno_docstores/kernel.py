@@ -64,7 +64,7 @@ About = TypeVar("About")
 PATIENCE = (0.05, 0.2, 0.8, 3.2)
 UNAVAILABLE_ATTEMPTS = len(PATIENCE) + 1
 CONFLICT_ATTEMPTS = 40  # of one transaction against other writers
-BACKOFF, BACKOFF_CAP = 0.02, 0.5  # seconds; each wait is a random part of min(cap, BACKOFF * 2**n)
+BACKOFF = 0.02, 0.5  # seconds: of the first conflict, and at most (`Io.back_off`)
 WRITE_BATCH = 500  # writes handed to a driver at once
 SEARCH_PAGE = 500  # headers asked for at a time where most may not match
 TEST_PAGE = 100  # whole records asked for at a time, likewise
@@ -735,7 +735,7 @@ class Kernel:
 
     async def back_off(self, attempt: int) -> None:
         """Wait a while of random length before another attempt, the longer the more there were."""
-        await self.io.sleep(self.io.jitter() * min(BACKOFF_CAP, BACKOFF * 2**attempt))
+        await self.io.back_off(attempt, *BACKOFF)
 
     def _over_expired(self, writes: Sequence[Write], current: Sequence[Stored | None]) -> list[Write] | None:
         """The same writes, with "must be absent" turned into "must be this expired record" where that is what is there

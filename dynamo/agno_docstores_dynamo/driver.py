@@ -93,7 +93,7 @@ POLL = 0.5  # seconds between two looks at it
 MOST_ASKED = 1000  # entries, where most may not match
 UNPROCESSED_ATTEMPTS = 8  # of a batch of which DynamoDB leaves something over
 LOOKS = 10  # at a record that keeps moving, and attempts of a write that expects nothing of it
-BACKOFF, BACKOFF_CAP = 0.05, 2.0  # seconds; each wait is a random part of min(cap, BACKOFF * 2**n)
+BACKOFF = 0.05, 2.0  # seconds: of the first attempt, and at most (`Io.back_off`)
 LISTING_SHARDS, COMPONENT_SHARDS = 2, 1  # unless something else is said
 DONE = "done"  # a lane of a scan that has been read to its end, in a cursor
 
@@ -416,7 +416,7 @@ class DynamoDriver(Driver):
             if attempt >= UNPROCESSED_ATTEMPTS:
                 raise StoreUnavailableError("batch_get_item", self._address, "keys are left unprocessed")
             if attempt:
-                await self._back_off(attempt)
+                await self.io.back_off(attempt, *BACKOFF)
         return items
 
     # --- Commit -----------------------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ class DynamoDriver(Driver):
                         raise Conflict(refs, resent=lost.resent) from lost
                 if lost.contended and any(write.expect is not Expect.ANY for write in writes):
                     raise Conflict(refs, resent=lost.resent) from lost
-                await self._back_off(attempt)
+                await self.io.back_off(attempt, *BACKOFF)
         raise Conflict([write.ref for write in writes])
 
     def _assumed(self, write: Write) -> Before | None:
@@ -771,11 +771,11 @@ class DynamoDriver(Driver):
             except Cancelled as lost:
                 steps = [step for i, step in enumerate(steps) if i not in lost.failed]
                 if lost.contended:
-                    await self._back_off(attempt)
+                    await self.io.back_off(attempt, *BACKOFF)
             except StoreUnavailableError as error:
                 if not error.retryable:
                     return {step.write: error for step in steps}
-                await self._back_off(attempt)
+                await self.io.back_off(attempt, *BACKOFF)
             except StoreError as error:
                 return {step.write: error for step in steps}
         busy = StoreUnavailableError("transact_write_items", self._address, "claims are busy")
@@ -807,11 +807,8 @@ class DynamoDriver(Driver):
                 if not left:
                     return {}
                 pending = [entry for entry in pending if (entry[1], _request_key(entry[2])) in left]
-            await self._back_off(attempt)
+            await self.io.back_off(attempt, *BACKOFF)
         return {number: failure for number, _, _ in pending}
-
-    async def _back_off(self, attempt: int) -> None:
-        await self.io.sleep(self.io.jitter() * min(BACKOFF_CAP, BACKOFF * 2**attempt))
 
     # --- Scans ------------------------------------------------------------------------------------------------------
 
@@ -1005,7 +1002,7 @@ class DynamoDriver(Driver):
             try:
                 (rev,) = await self.commit([put], token)
             except Conflict:
-                await self._back_off(attempt)
+                await self.io.back_off(attempt, *BACKOFF)
                 continue
             assert rev is not None
             return replace(record, rev=rev, fields=fields)

@@ -76,7 +76,7 @@ MAX_WRITES: Final = 500  # of one BatchWrite
 MAX_REQUEST: Final = 10 * 1024 * 1024 - 4_096  # bytes; the rest is left to what surrounds the writes
 MAX_BATCH: Final = 4 * 1024 * 1024 - 65_536  # bytes of one BatchWrite; Google's emulator takes no larger message
 ATTEMPTS: Final = 6  # of writes that the store did not process, and of an addition against other writers
-BACKOFF: Final = 0.02  # seconds, doubled at each attempt
+BACKOFF: Final = 0.02, 2.0  # seconds: of the first attempt, and at most (`Io.back_off`)
 
 _WRITES: Final = frozenset({"commit", "batch_write"})
 _NAME: Final = "__name__"
@@ -203,7 +203,7 @@ class FirestoreDriver(Driver):
                 left = [name for name, status in zip(left, statuses, strict=True) if status.code != _OK]
                 if not left:
                     break
-                await self._back_off(attempt)
+                await self.io.back_off(attempt, *BACKOFF)
             else:
                 raise StoreUnavailableError("batch_write", self.address(), failed[0].message)
 
@@ -476,7 +476,7 @@ class FirestoreDriver(Driver):
             if not unprocessed:
                 return failed
             pending = unprocessed
-            await self._back_off(attempt)
+            await self.io.back_off(attempt, *BACKOFF)
         return failed + errors
 
     async def _batch_write(self, messages: Sequence[Any]) -> Sequence[Any]:
@@ -508,7 +508,7 @@ class FirestoreDriver(Driver):
                     [Put(current.ref, fields, current.body or {}, current.rev, current.expires_at)], token
                 )
             except Conflict:
-                await self._back_off(attempt)
+                await self.io.back_off(attempt, *BACKOFF)
                 continue
             assert revs[0] is not None
             return replace(current, rev=revs[0], fields=fields)
@@ -597,9 +597,6 @@ class FirestoreDriver(Driver):
         )
         self._answered = True
         return answers
-
-    async def _back_off(self, attempt: int) -> None:
-        await self.io.sleep(self.io.jitter() * BACKOFF * 2**attempt)
 
     def _translated(self, operation: str, error: Exception) -> Exception | None:
         """What an error of the SDK means to the kernel; None: nothing of the SDK's."""
