@@ -910,12 +910,12 @@ async def test_the_heart_of_a_queue_beats_while_a_run_holds_the_loop(db: Any, mo
     for level in ("warning", "error"):
         monkeypatch.setattr(f"agno.os.job_queue.log_{level}", complaints.append)
     await enqueue(db, "j", available_at=0, created_at=0)
+    claimed = await db.claim_job("w")  # before the worker is there, who would be as quick
     # A second for a beat, which is a third of the grace.
     config = QueueConfig(durable=True, lock_grace_seconds=3, poll_interval=60)
     worker = QueueWorker(db.raw, lambda *_: None, config, worker_id="w", stop_timeout=1)
     await worker.start()
     try:
-        claimed = await db.claim_job("w")
         worker._in_flight["j"] = asyncio.create_task(asyncio.sleep(60))
         with contextlib.closing(db.raw._blocking()) as elsewhere:
             held = time.monotonic() + 30
