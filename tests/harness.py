@@ -232,10 +232,11 @@ def _cells() -> list[Cell]:
 
 CELLS = _cells()
 
-#: The cells of a domain: all but two of DynamoDB's, the slowest, which show nothing of it that no other cell does:
-#: worker threads, and moto behind HTTP. What a call is there, sessions, runs, histories and the driver contract tell.
+#: The cells of a domain: all but three, which show nothing of it that no other cell does: Motor, and of DynamoDB worker
+#: threads, and moto behind HTTP. What a call is there, sessions, runs, histories and the driver contract tell.
 OF_A_DOMAIN = (
-    "memory-*", "mongo-*", "dynamo-sync-*", "dynamo-async-local", "dynamo-async-service", "firestore-*", "sqlite-*",
+    "memory-*", "mongo-sync-*", "mongo-async-*", "dynamo-sync-*", "dynamo-async-local", "dynamo-async-service",
+    "firestore-*", "sqlite-*",
 )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ async def test_what_the_store_reaps_leaves_nothing_behind(db: Any, clock: Clock)
     assert await contents(other) == set()
 
 
-@EVERYWHERE
+@pytest.mark.cells("memory-*", "mongo-*-secantus", "mongo-sync-standalone", "dynamo-*-local", "firestore-*-google")
 @pytest.mark.parametrize("put_off", [False, True], ids=["as first due", "put off since"])
 async def test_what_goes_with_a_session_is_not_seen_when_the_store_has_reaped_it(
     db: Any,
