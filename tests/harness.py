@@ -238,6 +238,8 @@ OF_A_DOMAIN = (
     "memory-*", "mongo-sync-*", "mongo-async-*", "dynamo-sync-*", "dynamo-async-local", "dynamo-async-service",
     "firestore-*", "sqlite-*",
 )  # fmt: skip
+#: Those of what is ours, and the oracle has not.
+OF_OURS = tuple(cell for cell in OF_A_DOMAIN if not cell.startswith("sqlite"))
 
 
 def select(patterns: Sequence[str], tier: str, all_required: bool) -> tuple[list[Cell], dict[Cell, str]]:

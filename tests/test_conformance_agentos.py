@@ -13,7 +13,7 @@ from agno_docstores.conformance.agentos import compared, differences, seed_memor
 # Each store in both modes, and on an embedded server; what differs between the other cells is below AgentOS.
 pytestmark = pytest.mark.cells(
     "memory-sync", "memory-async", "mongo-sync-standalone", "mongo-async-secantus", "dynamo-sync-local",
-    "dynamo-async-local", "dynamo-async-moto", "firestore-sync-google", "firestore-*-embedded", "sqlite-*",
+    "dynamo-async-local", "dynamo-async-moto", "firestore-sync-google", "firestore-async-embedded", "sqlite-*",
 )  # fmt: skip
 
 Spoil = Callable[[Any], Any]

@@ -8,5 +8,5 @@ from agno_docstores.conformance.agentos_company import *  # noqa: F403
 pytestmark = pytest.mark.cells(
     "memory-sync", "memory-async", "mongo-sync-standalone", "mongo-sync-secantus", "mongo-async-secantus",
     "dynamo-sync-local", "dynamo-async-local", "dynamo-async-moto", "firestore-sync-google",
-    "firestore-*-embedded", "sqlite-*",
+    "firestore-async-embedded", "sqlite-*",
 )  # fmt: skip
