@@ -54,6 +54,12 @@ async def is_past(ends: Ends, kind: Kind, record: Stored) -> bool:
     return ended is not None and written_at(kind, record.fields) <= ended
 
 
+async def present(kernel: Kernel, ends: Ends, kind: Kind, ref: Ref) -> Stored | None:
+    """A compaction or a tool result, unless it is that of a session that has ended. 1 request, and those of `ends`."""
+    record = await kernel.get(ref)
+    return None if record is None or await is_past(ends, kind, record) else record
+
+
 async def of_session(
     kernel: Kernel,
     ends: Ends,

@@ -18,7 +18,7 @@ import pytest
 from agno_docstores.conformance.plugin import Awaitable as Handle
 from agno_docstores.conformance.plugin import close
 from agno_docstores.errors import StoreUnavailableError
-from agno_docstores.io import Io, Repeat
+from agno_docstores.io import Io, Repeat, run
 from tests.harness import Cell
 
 TRANSIENT = ("unreachable", "lost reply", "repeated")  # an operation goes on, as if nothing had been
@@ -89,7 +89,8 @@ class Fault:
 
 
 class Between:
-    """A hook of the gateway: before the n-th call, something else is done by another."""
+    """A hook of the gateway: before the n-th call, something else is done by another: `act`, which may be a coroutine
+    of a sync store. `answer`: what it gave."""
 
     def __init__(self, at: int, act: Callable[[], Any]) -> None:
         self.at = at
@@ -103,10 +104,8 @@ class Between:
         if self.count != self.at:
             return
         self.done = True
-        try:
-            self.answer = self.act()
-        except ValueError as error:
-            self.answer = error
+        answer = self.act()
+        self.answer = run(answer) if asyncio.iscoroutine(answer) else answer
 
     def after(self, operation: str) -> None:
         pass

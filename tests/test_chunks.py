@@ -26,11 +26,10 @@ from agno_docstores.codec import Json
 from agno_docstores.conformance.plugin import Awaitable, close
 from agno_docstores.conformance.sessions import agent_session, run_of
 from agno_docstores.errors import Conflict
-from agno_docstores.io import run
 from agno_docstores.port import EVERYTHING, MANIFEST, Delete, Expect, Put, Ref, Span
 from agno_docstores.schema import RUNS, SPANS
 from agno_docstores.totals import add_children
-from tests.faults import CRASHES, MOST_CALLS, TRANSIENT, Crashed, Fault, replays
+from tests.faults import CRASHES, MOST_CALLS, TRANSIENT, Between, Crashed, Fault, replays
 
 pytestmark = pytest.mark.cells("memory-sync", "memory-sync-standalone")
 
@@ -314,22 +313,6 @@ async def test_no_domain_leaves_chunks_behind(cell: Any, storage: str) -> None:
 # --- Others who come between ------------------------------------------------------------------------------------------
 
 
-class Between:
-    """Does something before the n-th call, once."""
-
-    def __init__(self, at: int, what: Callable[[], Any]) -> None:
-        self.at, self.what, self.count, self.struck = at, what, 0, False
-
-    def before(self, operation: str) -> None:
-        self.count += 1
-        if self.count == self.at:
-            self.struck = True
-            run(self.what())
-
-    def after(self, operation: str) -> None:
-        pass
-
-
 @pytest.mark.parametrize("change", [overwrite, shrink, delete], ids=lambda operation: operation.__name__)
 async def test_a_reader_sees_no_half_of_what_is_overwritten_meanwhile(
     cell: Any, runner: Any, change: Operation
@@ -346,7 +329,7 @@ async def test_a_reader_sees_no_half_of_what_is_overwritten_meanwhile(
             assert found.session_data in values if found is not None else change is delete
             reader.io.hooks.clear()
             assert await state(reader) == await state(db)
-        if not hook.struck:
+        if not hook.done:
             break
     assert at > 3, "between the head and its chunks, too"
 
@@ -362,7 +345,7 @@ async def test_a_listing_sees_no_half_of_what_is_overwritten_meanwhile(cell: Any
             rows, _ = await db.get_runs(session_id="s1", deserialize=False)
             contents = {row["run_id"]: row["run_data"]["content"] for row in rows}
             assert contents["r0"] in (text("r0"), text("other")) and contents["r1"] == "small"
-        if not hook.struck:
+        if not hook.done:
             break
     assert at > 3
 
@@ -388,11 +371,11 @@ async def test_two_writers_at_once(cell: Any, runner: Any, operation: Operation,
             found = await state(opened(cell, name))
             assert found == await state(db)
             if change is not delete:
-                overwritten = operation is overwrite or (change is overwrite and hook.struck)
+                overwritten = operation is overwrite or (change is overwrite and hook.done)
                 assert (found["sessions"]["s1"][0] == {"x": text("new")}) is overwritten
             await swept(db, now)
             assert await state(opened(cell, name)) == found
-        if not hook.struck:
+        if not hook.done:
             break
     assert at > 3
 
@@ -420,9 +403,9 @@ async def test_a_run_that_comes_while_its_session_is_deleted_is_whole_or_gone(ce
             await delete(db)
             db.io.hooks.clear()
             await account(db)
-            assert await kernel_of(db).get(late.ref) is None or hook.struck
+            assert await kernel_of(db).get(late.ref) is None or hook.done
             await swept(db, db.io.now())
-        if not hook.struck:
+        if not hook.done:
             break
     assert at > 5
 

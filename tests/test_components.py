@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -233,7 +234,8 @@ def test_two_that_link_to_one_another_at_the_same_time_close_no_cycle(cell: Any)
             db, other = cell.open(name), cell.open(name)
             for id in ("a", "b"):
                 db.create_component_with_config(id, AGENT, id, {})
-            between = Between(at, lambda other=other: other.upsert_config("b", {}, links=[link("a")]))  # type: ignore[misc]
+            back = partial(as_answer, lambda db: bool(db.upsert_config("b", {}, links=[link("a")])), other)
+            between = Between(at, back)
             db.io.hooks.append(between)
             answer = as_answer(lambda db: bool(db.upsert_config("a", {}, links=[link("b")])), db)
             db.io.hooks.clear()

@@ -38,7 +38,7 @@ from agno_docstores.lifetimes import HELD
 from agno_docstores.port import EVERYTHING, Delete, Span
 from agno_docstores.schema import KINDS, reminder_ref
 from agno_docstores.tallies import tally_ref
-from tests.faults import CRASHES, MOST_CALLS, Crashed, Fault, places, replays
+from tests.faults import CRASHES, MOST_CALLS, Between, Crashed, Fault, places, replays
 
 CELLS = pytest.mark.cells("memory-sync*", "mongo-sync-standalone", "dynamo-sync-moto", "firestore-async-embedded")
 EVERYWHERE = pytest.mark.cells("memory-*", "mongo-*", "dynamo-*", "firestore-*")
@@ -233,23 +233,6 @@ async def test_the_next_session_has_what_its_turn_wrote_wherever_the_removal_of_
         assert stored == {"new"}, str(replay)
 
 
-class Meanwhile:
-    """A hook of the gateway: at the n-th call, something else happens first."""
-
-    def __init__(self, at: int, act: Callable[[], Any]) -> None:
-        self.at, self.act, self.count, self.result = at, act, 0, None
-        self.struck = False
-
-    def before(self, operation: str) -> None:
-        self.count += 1
-        if self.count == self.at:
-            self.struck = True
-            self.result = self.act()
-
-    def after(self, operation: str) -> None:
-        pass
-
-
 def write_run(db: Any) -> bool:
     try:
         db.upsert_run(run_of("late", status="COMPLETED"), "old1", "u")
@@ -291,14 +274,14 @@ async def test_a_writer_with_a_slower_clock_loses_nothing_that_was_acknowledged(
             await talk(db, "old1", "a1")
             time.move(LIFE)
             await writer.get_session("old1")
-            hook = Meanwhile(at, lambda writer=writer: action(writer.raw))
+            hook = Between(at, lambda writer=writer: action(writer.raw))
             db.io.hooks.append(hook)
             report = await db.sweep()
             db.io.hooks.clear()
             assert report.complete
             reader = time.open()
             row = await reader.get_session("old1", deserialize=False)
-            if hook.struck and hook.result:
+            if hook.done and hook.answer:
                 assert row is not None, f"acknowledged at call {at}, and gone"
                 there = [run["run_id"] for run in row["runs"]]
                 if action is write_run:
@@ -316,7 +299,7 @@ async def test_a_writer_with_a_slower_clock_loses_nothing_that_was_acknowledged(
             assert await contents(reader) == set(), f"at call {at}"
             for handle in (db, writer, reader):
                 await close(handle.raw)
-        if not hook.struck:
+        if not hook.done:
             break
     else:
         raise AssertionError(f"more than {MOST_CALLS} calls")
@@ -329,17 +312,17 @@ async def test_sweeps_at_once_count_each_session_once(cell: Any, runner: Any, mo
             time = Clock(lambda name=name, **options: Awaitable(cell.open(name, **options)), monkeypatch)
             db, other = time.open(), time.open()
             staying = await prepared(db, time)
-            hook = Meanwhile(at, other.raw.sweep)
+            hook = Between(at, other.raw.sweep)
             db.io.hooks.append(hook)
             report = await db.sweep()
             db.io.hooks.clear()
-            assert report.complete and (hook.result is None or hook.result.complete)
-            both = report.sessions + (hook.result.sessions if hook.result is not None else 0)
+            assert report.complete and (hook.answer is None or hook.answer.complete)
+            both = report.sessions + (hook.answer.sessions if hook.answer is not None else 0)
             assert both == 3, f"at call {at}"
             assert await contents(other) == staying, f"at call {at}"
             await close(db.raw)
             await close(other.raw)
-        if not hook.struck:
+        if not hook.done:
             break
 
 

@@ -21,7 +21,7 @@ from agno_docstores.conformance.schedules import T0, execution_of, schedule_of
 from agno_docstores.conformance.service_accounts import account_of
 from agno_docstores.errors import DuplicateError, ScheduleNotFoundError, StoreError
 from agno_docstores.memory import MemoryStore
-from tests.faults import CRASHES, Crashed, replays, unnoticed, whole
+from tests.faults import CRASHES, Between, Crashed, replays, unnoticed, whole
 
 CELLS = pytest.mark.cells("memory-sync*")
 Operation = Callable[[Any], Awaitable[Any]]
@@ -140,21 +140,6 @@ async def test_a_crash_at_any_call_leaves_whole_records_and_can_be_repeated(
     await whole(cell, operation, prepared, state, halfway=halfway)
 
 
-class Meanwhile:
-    """A hook that has another handle do something, once, before the n-th call."""
-
-    def __init__(self, at: int, act: Callable[[], Any]) -> None:
-        self.left, self.act = at, act
-
-    def before(self, operation: str) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self.act()
-
-    def after(self, operation: str) -> None:
-        pass
-
-
 @CELLS
 async def test_a_run_stored_while_its_schedule_is_deleted_does_not_outlive_it(cell: Any, runner: Any) -> None:
     """Whichever call of the one the whole of the other comes before."""
@@ -174,15 +159,15 @@ async def test_a_run_stored_while_its_schedule_is_deleted_does_not_outlive_it(ce
                 db, other = Handle(cell.open(name)), Handle(cell.open(name))
                 await prepared(db)
                 if first == "deletion":
-                    meanwhile = Meanwhile(at, lambda other=other: outcomes.add(store(other.raw)))
+                    meanwhile = Between(at, lambda other=other: outcomes.add(store(other.raw)))
                     db.io.hooks.append(meanwhile)
                     assert await db.delete_schedule("s1") is True
                 else:
-                    meanwhile = Meanwhile(at, lambda other=other: other.raw.delete_schedule("s1"))
+                    meanwhile = Between(at, lambda other=other: other.raw.delete_schedule("s1"))
                     db.io.hooks.append(meanwhile)
                     outcomes.add(store(db.raw))
                 db.io.hooks.clear()
-                if meanwhile.left <= 0:
+                if meanwhile.done:
                     assert await other.get_schedule_run("late") is None
                     assert await other.get_schedule_runs("s1") == ([], 0)
                 await close(db.raw)
@@ -434,7 +419,7 @@ async def test_a_lock_of_a_schedule_is_as_old_as_the_attempt_that_took_it() -> N
         def after(self, operation: str) -> None:
             pass
 
-    db.io.hooks += [Meanwhile(3, others_take_them), Slow()]
+    db.io.hooks += [Between(3, others_take_them), Slow()]
     claimed = db.claim_due_schedule("w")
     db.io.hooks.clear()
     # The step that took it, and the look at what it is aimed at.

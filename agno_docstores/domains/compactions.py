@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from agno_docstores.companions import is_past, of_session, place_of, remove_compactions
+from agno_docstores.companions import is_past, of_session, place_of, present, remove_compactions
 from agno_docstores.domains.listing import label, stretch
 from agno_docstores.errors import Conflict
 from agno_docstores.history import Histories
@@ -75,10 +75,8 @@ class Compactions:
     async def get_compaction(self, compaction_id: str) -> Row | None:
         """Read one compaction; None if there is none, or its session has expired. Linearizable. 2 requests (DynamoDB:
         3)."""
-        stored = await self.kernel.get(TABLE.ref(compaction_id))
-        if stored is None or await is_past(self.ends, COMPACTIONS, stored):
-            return None
-        return TABLE.row(stored)
+        stored = await present(self.kernel, self.ends, COMPACTIONS, TABLE.ref(compaction_id))
+        return TABLE.row(stored) if stored is not None else None
 
     async def get_compactions_for_session(self, session_id: str, limit: int | None = None) -> list[Row]:
         """The compactions of a session, the latest first; none of one that has expired. Strongly consistent. 1 request

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from agno_docstores import keys
-from agno_docstores.companions import is_past, of_session, remove_tool_results, remove_tool_results_of
+from agno_docstores.companions import is_past, of_session, present, remove_tool_results, remove_tool_results_of
 from agno_docstores.domains.listing import label, stretch
 from agno_docstores.errors import Conflict, DuplicateError
 from agno_docstores.history import Histories
@@ -98,10 +98,8 @@ class ToolResults:
     async def get_tool_result(self, result_id: str) -> Row | None:
         """Read one result; None if there is none, or its session has expired. Linearizable. 2 requests (DynamoDB:
         3)."""
-        stored = await self.kernel.get(TABLE.ref(result_id))
-        if stored is None or await is_past(self.ends, TOOL_RESULTS, stored):
-            return None
-        return TABLE.row(stored)
+        stored = await present(self.kernel, self.ends, TOOL_RESULTS, TABLE.ref(result_id))
+        return TABLE.row(stored) if stored is not None else None
 
     async def get_tool_results_for_session(self, session_id: str, limit: int | None = None) -> list[Row]:
         """The results of a session, the latest first; none of one that has expired. Strongly consistent. 1 request for
